@@ -1,0 +1,234 @@
+"""
+Where identities lie: the directory that issues, and the two files of a leaf.
+
+    identity/                     made by `certs init`; 0700, keys 0600
+      identity.yaml               the relay's address
+      root.pem  root.key          root.key may be taken away
+      gateways.pem  gateways.key  callers.pem  callers.key
+      gateway/NAME.pem .key   link/NAME.pem .key   callers/NAME.bundle.pem
+
+A leaf's .pem holds what its holder presents: the leaf, the issuing CA, and the cross certificate where the
+root has a successor; never the root. Bundles are in ``bundle.py``, the modes of files in ``storage.py``;
+what other packages need of both is exported from here. Identity §6.
+
+Nothing here looks at a clock or judges what a certificate says: `verify.py` does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from cryptography import x509
+
+from sallyport.certs.bundle import Bundle
+from sallyport.certs.errors import FileRefused, NameRefused
+from sallyport.certs.facts import read_facts
+from sallyport.certs.names import Identity, Role, TunnelId, relay_address
+from sallyport.certs.pem import PrivateKey, parse_pem, require_matching_key
+from sallyport.certs.profile import Scope
+from sallyport.certs.storage import read_private, read_public, write_private, write_public
+
+__all__ = [
+    "Bundle",
+    "IdentityDirectory",
+    "LeafFiles",
+    "load_certificate",
+    "load_certificates",
+    "load_key",
+    "read_private",
+    "write_private",
+    "write_public",
+]
+
+
+def load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    """
+    Read the certificates of a file, at least one.
+
+    Raises:
+        FileRefused: if the file cannot be read or holds none.
+    """
+    return parse_pem(path, read_public(path)).some_certificates()
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """
+    Read the first certificate of a file.
+
+    Raises:
+        FileRefused: if the file cannot be read or holds none.
+    """
+    return load_certificates(path)[0]
+
+
+def load_key(path: Path) -> PrivateKey:
+    """
+    Read the one private key of a file that nobody else can read.
+
+    Raises:
+        FileRefused: if the file is wider than 0600, or does not hold exactly one usable key.
+    """
+    return parse_pem(path, read_private(path)).one_key()
+
+
+@dataclass(frozen=True, slots=True)
+class LeafFiles:
+    """
+    The two files of a gateway's or link's identity.
+
+    ``certificate`` holds the leaf, its issuing CA and, where there is one, the cross certificate; ``key``
+    the key.
+    """
+
+    certificate: Path
+    key: Path
+
+    def load_presented(self) -> tuple[x509.Certificate, ...]:
+        """
+        Read the certificates that the holder presents: the leaf first, no self-signed root.
+
+        Raises:
+            FileRefused: if the file cannot be read or holds no certificate.
+        """
+        leaf, *above = load_certificates(self.certificate)
+        return leaf, *(certificate for certificate in above if not read_facts(certificate).self_issued)
+
+    def load_key(self) -> PrivateKey:
+        """
+        Read the key.
+
+        Raises:
+            FileRefused: as ``load_key``.
+            CertificateRefused: with the rule KEY_MISMATCH, if it is not the leaf's.
+        """
+        key = load_key(self.key)
+        require_matching_key(key, self.load_presented()[0], path=self.key)
+        return key
+
+
+class IdentityDirectory:
+    """
+    The directory that ``certs init`` makes.
+
+    Only the root certificate is needed for reading; a gateway's host may hold no more than that and its
+    leaves.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"IdentityDirectory({str(self.path)!r})"
+
+    @property
+    def root_path(self) -> Path:
+        """
+        The root certificate: what callers trust and the relay registers.
+        """
+        return self.path / "root.pem"
+
+    @property
+    def root_key_path(self) -> Path:
+        """
+        The root key, which may have been taken away.
+        """
+        return self.path / "root.key"
+
+    @property
+    def settings_path(self) -> Path:
+        """
+        The file with what no certificate says: the relay's address.
+        """
+        return self.path / "identity.yaml"
+
+    def issuing(self, name: str) -> LeafFiles:
+        """
+        The files of an issuing CA, "gateways" or "callers".
+        """
+        return LeafFiles(self.path / f"{name}.pem", self.path / f"{name}.key")
+
+    def gateway(self, name: str) -> LeafFiles:
+        """
+        The files of a gateway leaf.
+        """
+        return self._leaf(Role.GATEWAY, name)
+
+    def link(self, name: str) -> LeafFiles:
+        """
+        The files of a link leaf.
+        """
+        return self._leaf(Role.LINK, name)
+
+    def caller_bundle(self, name: str) -> Path:
+        """
+        The bundle of a caller.
+        """
+        # A name that is no identity could also be a path that leads out of the directory.
+        Identity(self.tunnel_id().label, Role.CALLER, name)
+        return self.path / "callers" / f"{name}.bundle.pem"
+
+    def root_certificate(self) -> x509.Certificate:
+        """
+        Read the root certificate.
+
+        Raises:
+            FileRefused: if it is not there, with the command that makes one.
+        """
+        try:
+            return load_certificate(self.root_path)
+        except FileRefused as error:
+            if self.root_path.exists():
+                raise
+            raise FileRefused(
+                self.path,
+                "holds no root.pem",
+                "make an identity: sallyport certs init --domain D --relay HOST",
+            ) from error
+
+    def tunnel_id(self) -> TunnelId:
+        """
+        Compute the tunnel's ID from the root certificate.
+        """
+        return TunnelId.of_root(self.root_certificate())
+
+    def domains(self) -> tuple[str, ...]:
+        """
+        Read the tunnel's domains from the root's name constraints, in their order there.
+        """
+        try:
+            return Scope.of(self.root_certificate()).domains
+        except (ValueError, x509.ExtensionNotFound) as error:
+            raise FileRefused(
+                self.root_path,
+                "is not a tunnel's root: it has no name constraints of one",
+                "restore it from your backup",
+            ) from error
+
+    def relay(self) -> str | None:
+        """
+        Read the relay's address, "host:port", as ``certs init`` was told it; None where nothing is written
+        down.
+
+        Raises:
+            FileRefused: if identity.yaml is there and not what ``certs init`` writes.
+        """
+        if not self.settings_path.exists():
+            return None
+        try:
+            settings = yaml.safe_load(read_public(self.settings_path))
+        except yaml.YAMLError as error:
+            raise FileRefused(self.settings_path, "is not YAML") from error
+        address = settings.get("relay") if isinstance(settings, dict) else None
+        if not isinstance(address, str):
+            raise FileRefused(
+                self.settings_path, "has no `relay:` with an address", "write `relay: HOST:443` into it"
+            )
+        try:
+            return relay_address(address)
+        except NameRefused as error:
+            raise FileRefused(self.settings_path, f"is wrong: {error}", error.hint) from error
+
+    def _leaf(self, role: Role, name: str) -> LeafFiles:
+        Identity(self.tunnel_id().label, role, name)  # as above
+        folder = self.path / str(role)
+        return LeafFiles(folder / f"{name}.pem", folder / f"{name}.key")

@@ -1,0 +1,209 @@
+"""
+Bytes on disk: keys that only their owner reads, and files that are whole or absent.
+
+Writing goes to a new file beside the target (O_EXCL), is flushed to the disk, and takes the target's place
+by a
+rename: a reader sees the old file or the new one, never half of either, and the mode is right from the
+first byte whatever the umask says.
+
+Reading judges the file that was opened, not the path, so nothing can be changed in between. Links are
+followed: Kubernetes mounts every secret through two. A private file must be mode 0600 or narrower; or
+belong to root and to one of the process's groups and be readable, not writable, by that group, as
+Kubernetes mounts secrets for a process that is not root. Identity §6.
+
+On Windows there are no modes to judge: a file there has its folder's access list, which in a user's profile
+is the user, SYSTEM and Administrators.
+"""
+
+import errno
+import os
+import secrets
+import shlex
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from sallyport.certs.errors import FileRefused
+
+PRIVATE_MODE: Final = 0o600
+PUBLIC_MODE: Final = 0o644
+DIRECTORY_MODE: Final = 0o700
+
+# A bundle with a successor root is about 5 KiB. More than this is not ours, and not worth the memory.
+MAX_FILE: Final = 256 * 1024
+
+
+def write_private(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """
+    Write a file that only its owner can read (0600), whole or not at all.
+
+    Args:
+        path: the file; its directory must exist.
+        data: the whole content.
+        replace: whether a file that is there already may be replaced.
+
+    Raises:
+        FileRefused: if it cannot be written, or exists and may not be replaced.
+    """
+    _write(path, data, PRIVATE_MODE, replace=replace)
+
+
+def write_public(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """
+    Write a file that everybody may read (0644), whole or not at all.
+
+    Args and errors are those of ``write_private``.
+    """
+    _write(path, data, PUBLIC_MODE, replace=replace)
+
+
+def make_private_directory(path: Path) -> None:
+    """
+    Make a directory, and what is missing above it, that only its owner can enter (0700).
+
+    Raises:
+        FileRefused: if it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+    except OSError as error:
+        raise FileRefused(path, f"cannot be made: {_reason(error)}", _remedy(error)) from error
+
+
+def read_private(path: Path) -> bytes:
+    """
+    Read a key, or a file that holds one.
+
+    Raises:
+        FileRefused: if others could read it as well, with the chmod to run; or as ``read_public``.
+    """
+    return _read(path, private=True)
+
+
+def read_public(path: Path) -> bytes:
+    """
+    Read a file without secrets.
+
+    Raises:
+        FileRefused: if it is missing, unreadable, no regular file, or larger than anything of ours.
+    """
+    return _read(path, private=False)
+
+
+def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
+    if not replace and os.path.lexists(path):
+        raise FileRefused(path, "exists already", "move it away first")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.chmod(beside, mode)  # the umask may have taken bits that a reader needs
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+            raise
+        _flush_directory(path.parent)
+    except OSError as error:
+        raise FileRefused(path, f"cannot be written: {_reason(error)}", _remedy(error)) from error
+
+
+def _flush_directory(path: Path) -> None:
+    if sys.platform == "win32":
+        return  # directories cannot be opened there, and NTFS journals the rename
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    try:
+        # O_NONBLOCK: opening a FIFO without a writer would wait for one.
+        descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FileRefused(path, f"is {_kind(status.st_mode)}, not a file")
+            if private:
+                _require_private(path, status)
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise FileRefused(path, _reason(error), _remedy(error)) from error
+    if len(data) > MAX_FILE:
+        raise FileRefused(
+            path, f"is larger than {MAX_FILE // 1024} KiB, so it is no key or certificate of ours"
+        )
+    return data
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if sys.platform == "win32":
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077 == 0:
+        return
+    # The exception is for those who are not root: root's own files have no need of a group to be read by it.
+    in_group = status.st_gid in {os.getegid(), *os.getgroups()}
+    if status.st_uid == 0 and os.geteuid() != 0 and in_group and mode & 0o037 == 0:
+        return
+    raise FileRefused(
+        path,
+        f"holds a private key and has mode {mode:04o}: others than its owner could use it",
+        f"run: chmod 600 {shlex.quote(str(path))}",
+    )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def _reason(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "does not exist"
+        case errno.EACCES | errno.EPERM:
+            return "may not be accessed by this user"
+        case errno.ELOOP:
+            return "is a symbolic link that leads back to itself"
+        case errno.EISDIR:
+            return "is a directory, not a file"
+        case errno.ENXIO:
+            return "is a socket, not a file"
+        case errno.ENOTDIR:
+            return "is below something that is not a directory"
+        case _:
+            return f"cannot be used: {error.strerror or error}"
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            return "run as the user who owns it, or give it to this one with chown"
+        case errno.ENOENT:
+            return "check the path"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room on the disk"
+        case _:
+            return ""
+
+
+# Flags that not every system has.
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+_NOFOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK: Final[int] = getattr(os, "O_NONBLOCK", 0)

@@ -1,0 +1,160 @@
+"""
+The loopback HTTP endpoint: one local request in, one request to the gateway out.
+
+The HTTP itself is ``tunnel.net``'s: it reads the request, streams both bodies, keeps the connections to the
+gateway alive and never sends a request twice. Here is decided what each request becomes (``local_request``),
+and what a client is told when the gateway cannot be asked: 503 at once, with a JSON-RPC error that names the
+hop and says whether the call may have been executed. Never 404, which an MCP client takes for the end of its
+session.
+
+Deliberately absent: time limits on answers. The gateway has them, for each server its own, and says which one
+was reached; a second set here could only cut what the gateway still wants to wait for.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakSet
+
+import structlog
+
+from sallyport.connector.dial import Dialler, GatewayTransport
+from sallyport.connector.errors import (
+    CallerRefused,
+    GatewayRefused,
+    HopFailed,
+    LocalRequestRefused,
+    OwnCertificateRefused,
+)
+from sallyport.connector.local_request import LocalSide, without
+from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
+from sallyport.tunnel.net.http_client import ClientPool, Spawn, UpstreamConnection
+from sallyport.tunnel.net.http_forward import (
+    Answer,
+    CallRecord,
+    Decision,
+    Executed,
+    Forward,
+    ForwardFailure,
+    ForwardTimeouts,
+    json_rpc_error,
+)
+from sallyport.tunnel.net.http_server import HttpServer
+
+log = structlog.get_logger("sallyport.connector.endpoint")
+
+# Seconds. Half the gateway's, so that it is never the gateway who closes a connection that we are about to use.
+GATEWAY_IDLE_TIMEOUT: Final = 60.0
+# Seconds. Clients keep connections for minutes between two questions of their user; a descriptor costs little.
+CLIENT_IDLE_TIMEOUT: Final = 600.0
+# Seconds from the first byte of a head to its last: local programs write a head at once.
+HEAD_TIMEOUT: Final = 30.0
+# Seconds: more than the longest that a gateway can be configured to wait, which is a day.
+_GATEWAY_KNOWS_BEST: Final = ForwardTimeouts(first_byte=25 * 3600.0, idle=25 * 3600.0)
+
+
+class HttpEndpoint:
+    """
+    What stands behind the listeners.
+
+    Args:
+        dialler: Dials the gateway.
+        local: The local end: its port, and what it serves.
+        loop: The running loop.
+        spawn: Starts a task in the owner's task group.
+    """
+
+    def __init__(
+        self, dialler: Dialler, local: LocalSide, *, loop: asyncio.AbstractEventLoop, spawn: Spawn
+    ) -> None:
+        self._dialler = dialler
+        self._local = local
+        self._loop = loop
+        self._spawn = spawn
+        self._gateway_host = dialler.host.encode("ascii")
+        self._pool = ClientPool(dialler.dial, idle_timeout=GATEWAY_IDLE_TIMEOUT, loop=loop, spawn=spawn)
+        self._clients: WeakSet[HttpServer] = WeakSet()
+
+    def accept(self) -> asyncio.Protocol:
+        """Return the protocol for a new local connection: what ``loop.create_server`` wants."""
+        client = HttpServer(
+            self.decide,
+            finished=self._finished,
+            loop=self._loop,
+            spawn=self._spawn,
+            idle_timeout=CLIENT_IDLE_TIMEOUT,
+            head_timeout=HEAD_TIMEOUT,
+        )
+        self._clients.add(client)
+        return client
+
+    def close(self) -> None:
+        """Drop every connection, to clients and to the gateway; calls under way are cut off."""
+        for client in list(self._clients):
+            client.abort()
+        self._pool.close()
+
+    def decide(self, head: RequestHead) -> Decision:
+        """Say what becomes of a request: refused here, or sent on to the gateway."""
+        try:
+            host = self._local.check(head.headers)
+        except LocalRequestRefused as error:
+            return json_rpc_error(error.status, str(error), data={"rule": error.rule})
+        headers = without(without_hop_by_hop(head.headers), b"host", b"origin")
+        headers.insert(0, (b"Host", self._gateway_host))
+        headers.append((b"Sallyport-Base", self._local.public_base(host, head.target)))
+        rebuilt = RequestHead(
+            method=head.method,
+            target=self._local.gateway_target(head.target),
+            version=b"1.1",
+            headers=headers,
+            body=head.body,
+            keep_alive=True,
+            expect_continue=False,
+            host=self._gateway_host,
+        )
+        return Forward(rebuilt, self._pool, _GATEWAY_KNOWS_BEST, self._explain)
+
+    # Failures
+
+    def _explain(self, failure: ForwardFailure) -> Answer:
+        """Make the client's answer out of a failure, as long as no other answer has begun."""
+        error = self._translate(failure)
+        if error is None:
+            # A mistake of ours: its text is for the log, which ``_finished`` writes, and not for the wire.
+            data = {"executed": failure.executed, "hop": "connector"}
+            return json_rpc_error(503, "the connector failed: its log says why", data=data)
+        data = {"executed": failure.executed, "hop": error.hop, "call": _call_id(failure, error)}
+        return json_rpc_error(503, str(error), data=data)
+
+    def _translate(self, failure: ForwardFailure) -> HopFailed | None:
+        if isinstance(failure.error, HopFailed):
+            return failure.error
+        if isinstance(failure.connection, GatewayTransport):
+            return self._dialler.explain_loss(failure.connection, failure.error)
+        return None
+
+    # Logging
+
+    def _finished(self, record: CallRecord) -> None:
+        """Write the one line of a call."""
+        failure = record.failure
+        error = self._translate(failure) if failure is not None else None
+        facts: dict[str, object] = {
+            "call": _call_on(record.upstream, record.upstream_number) or (error.reference if error else ""),
+            "method": record.method,
+            "path": record.path,
+            "status": record.status,
+            "request_bytes": record.request_bytes,
+            "response_bytes": record.response_bytes,
+            "ms": round(record.seconds * 1000, 1),
+            "outcome": record.outcome,
+        }
+        if failure is None:
+            log.info("call", **facts, **({"rule": record.rule} if record.rule else {}))
+        elif error is None:
+            log.error("call", **facts, exc_info=failure.error)
+        else:
+            facts |= {"hop": error.hop, "executed": failure.executed, "reason": str(error), "hint": error.hint}
+            write = log.error if isinstance(error, GatewayRefused) else log.warning
+            write("call", **facts)

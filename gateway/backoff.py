@@ -1,0 +1,61 @@
+"""
+How long to wait before the next dial of the relay (pure).
+
+Full jitter: a delay is drawn evenly between zero and a ceiling that doubles with every failure. Eight
+thousand gateways that lose one relay at once come back spread over the first half second instead of
+together, and a relay that stays away is asked at most twice a minute by each. A link counts as good only
+after it was up for a while, so that one which is accepted and cut at once does not start from zero.
+
+Randomness is an argument; the time a link was up is measured by the caller.
+"""
+
+from collections.abc import Callable
+
+FIRST_CEILING_SECONDS = 0.5
+CEILING_SECONDS = 30.0
+STABLE_SECONDS = 30.0
+
+# The relay's wish is obeyed up to here: it is not trusted to park a gateway for a day by one number.
+MAX_RETRY_AFTER_SECONDS = 300.0
+
+
+class Backoff:
+    """The delays of one uplink, growing with failures in a row."""
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        """
+        Start with no failure counted.
+
+        Args:
+            random: Draws evenly from [0, 1), as ``random.random`` does.
+        """
+        self._random = random
+        self._ceiling = FIRST_CEILING_SECONDS
+
+    def next_delay(self, *, retry_after: float | None = None) -> float:
+        """
+        Count one failure and return how long to wait before dialling again.
+
+        Args:
+            retry_after: Seconds that the relay asked for, as a floor. The jitter comes on top of it, or
+                everybody who was told the same would return at the same instant.
+
+        Returns:
+            Seconds.
+        """
+        jitter = self._random() * self._ceiling
+        self._ceiling = min(2 * self._ceiling, CEILING_SECONDS)
+        floor = min(max(retry_after or 0.0, 0.0), MAX_RETRY_AFTER_SECONDS)
+        return floor + jitter
+
+    def link_was_up(self, seconds: float) -> None:
+        """
+        Forget the failures if a link that has ended was stable.
+
+        Call this when a link ends, before :meth:`next_delay`.
+
+        Args:
+            seconds: How long the link was up, from the relay's acceptance to its end.
+        """
+        if seconds >= STABLE_SECONDS:
+            self._ceiling = FIRST_CEILING_SECONDS

@@ -1,0 +1,292 @@
+"""
+The gateway's door: where a stream becomes a caller.
+
+Each stream that the relay opens knocks here. The door reads the ClientHello, answers a wrong name or a wrong
+application protocol with the alert that says so, ends the inner TLS and learns from the verified chain who
+calls; then the caller's requests go to ``exchange``. Nothing that the relay said is used for a decision: its
+server name and address are written into logs and no more (identity.md, section 3).
+
+Handshakes are the dearest thing that a stranger can ask for, so they are admitted a few at a time, a few a
+turn of the event loop: streams that are already open go first. One that waits costs its hello and a timer.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol, cast
+
+import structlog
+
+from sallyport.certs.errors import CertificateRefused, NameRefused
+from sallyport.certs.names import CallerTarget, Identity, Role, parse_host
+from sallyport.certs.verify import verified_chain, verify_identity
+from sallyport.tunnel.alerts import Alert, alert_record
+from sallyport.tunnel.errors import HelloRefused
+from sallyport.tunnel.events import Opening
+from sallyport.tunnel.frames import ResetCode
+from sallyport.tunnel.net.stream import Stream
+from sallyport.tunnel.net.tls import TlsTransport
+from sallyport.tunnel.sni import ClientHello, read_client_hello
+from sallyport.tunnel.tls_engine import TlsEngine
+
+log = structlog.get_logger("sallyport.gateway.door")
+
+# Seconds from a stream's opening to its complete handshake, waiting included: a slow phone on a slow path
+# needs two, and a stalled hello must not hold its place for long.
+HANDSHAKE_TIMEOUT = 10.0
+# Handshakes in progress. Each holds about 30 KiB of OpenSSL's state until its caller has answered.
+HANDSHAKES_AT_ONCE = 64
+# Streams that may wait for one of those places; behind them a stream is refused at once.
+HANDSHAKES_WAITING = 1024
+# Admitted a turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for strangers.
+_ADMITTED_PER_TURN = 4
+
+_APPLICATION_PROTOCOLS = (b"http/1.1", b"sallyport/1")
+
+
+class Calls(Protocol):
+    """Serves the requests of one authenticated connection; see ``exchange``."""
+
+    def calls_for(self, identity: Identity, opening: Opening, sni: str) -> asyncio.Protocol:
+        """Return the protocol that reads the caller's requests."""
+
+    def refusals_for(self, refused: CertificateRefused, opening: Opening) -> asyncio.Protocol:
+        """Return the protocol that answers every request with the rule that a certificate failed."""
+
+
+@dataclass
+class DoorCounts:
+    """
+    What happened at the door so far.
+
+    Attributes:
+        admitted: Handshakes completed by a caller who was then let in.
+        refused: Streams that ended here, for whatever reason.
+    """
+
+    admitted: int = 0
+    refused: int = 0
+
+
+class Door:
+    """
+    Lets callers in.
+
+    Args:
+        context: The inner TLS server's context; assign ``context`` to serve another certificate from the next
+            handshake on.
+        label: The tunnel's label.
+        domains: The tunnel domains that the root allows.
+        calls: Serves those who are let in.
+        loop: The running loop.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        label: str,
+        domains: tuple[str, ...],
+        calls: Calls,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.context = context
+        self.label = label
+        self.domains = domains
+        self.calls = calls
+        self.loop = loop
+        self.counts = DoorCounts()
+        self._in_progress = 0
+        self._waiting: deque[Knock] = deque()
+        self._pump_due = False
+
+    def knock(self, stream: Stream, opening: Opening) -> asyncio.Protocol:
+        """Return the protocol for a stream that the relay has just opened."""
+        return Knock(self, stream, opening)
+
+    def is_ours(self, server_name: str) -> bool:
+        """Return whether a caller may ask this gateway for that name."""
+        for domain in self.domains:
+            try:
+                target = parse_host(server_name, domain)
+            except NameRefused:
+                continue
+            if isinstance(target, CallerTarget) and target.label == self.label:
+                return True
+        return False
+
+    # Admission
+
+    def wait(self, knock: "Knock") -> bool:
+        """Queue a knock for its handshake; False when too many wait already."""
+        if len(self._waiting) >= HANDSHAKES_WAITING:
+            return False
+        self._waiting.append(knock)
+        self._schedule_pump()
+        return True
+
+    def handshake_ended(self) -> None:
+        """Take note that a handshake which was admitted has succeeded or failed."""
+        self._in_progress -= 1
+        if self._waiting:
+            self._schedule_pump()
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        for _ in range(_ADMITTED_PER_TURN):
+            if not self._waiting or self._in_progress >= HANDSHAKES_AT_ONCE:
+                return
+            knock = self._waiting.popleft()
+            if not knock.is_over:
+                self._in_progress += 1
+                knock.begin_handshake()
+        if self._waiting:
+            self._schedule_pump()
+
+
+class Knock(asyncio.Protocol):
+    """One stream before its handshake: its hello is read and judged."""
+
+    def __init__(self, door: Door, stream: Stream, opening: Opening) -> None:
+        self._door = door
+        self._stream = stream
+        self._opening = opening
+        self._hello: ClientHello | None = None
+        self._received = b""
+        self._deadline = door.loop.time() + HANDSHAKE_TIMEOUT
+        self._timer = door.loop.call_at(self._deadline, self._timed_out)
+        self.is_over = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_over:
+            return
+        self._received += data
+        if self._hello is not None:
+            return  # The hello is being waited with; what comes behind it is kept for the engine.
+        try:
+            hello = read_client_hello(self._received)
+        except HelloRefused as error:
+            self._refuse(Alert(error.alert), error.detail)
+            return
+        if hello is None:
+            return
+        self._hello = hello
+        if not self._door.is_ours(hello.server_name):
+            self._refuse(Alert.UNRECOGNIZED_NAME, f"{hello.server_name} is not a name of this tunnel")
+        elif hello.alpn and not set(hello.alpn) & set(_APPLICATION_PROTOCOLS):
+            self._refuse(Alert.NO_APPLICATION_PROTOCOL, "the caller speaks no HTTP/1.1")
+        elif not self._door.wait(self):
+            self._end("too many handshakes are waiting")
+            self._stream.reset(ResetCode.OVERLOADED)
+        else:
+            # A hello needs an answer before the caller has more to say.
+            self._stream.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.is_over:
+            self._end("the caller left before its handshake")
+
+    def begin_handshake(self) -> None:
+        """Put the inner TLS on the stream; from here on the stream belongs to it."""
+        if self._hello is None:
+            raise AssertionError("a knock waits only once its hello is read")
+        self.is_over = True
+        self._timer.cancel()
+        caller = _Caller(self._door, self._opening, self._hello.server_name)
+        tls = TlsTransport(
+            TlsEngine(self._door.context, server_side=True),
+            caller,
+            loop=self._door.loop,
+            verify=caller.verify,
+            handshake_timeout=max(0.0, self._deadline - self._door.loop.time()),
+        )
+        self._stream.set_protocol(tls)
+        tls.connection_made(self._stream)
+        tls.data_received(self._received)
+        self._received = b""
+        self._stream.resume_reading()
+
+    def _timed_out(self) -> None:
+        if not self.is_over:
+            self._end(f"no handshake within {HANDSHAKE_TIMEOUT:.0f} s")
+            self._stream.abort()
+
+    def _refuse(self, alert: Alert, why: str) -> None:
+        self._end(why)
+        self._stream.write(alert_record(alert))
+        self._stream.close()
+
+    def _end(self, why: str) -> None:
+        self.is_over = True
+        self._timer.cancel()
+        self._door.counts.refused += 1
+        log.info("caller refused", call=self._opening.reference, address=self._opening.address, reason=why)
+
+
+class _Caller(asyncio.Protocol):
+    """The protocol above the inner TLS until it is known who calls."""
+
+    def __init__(self, door: Door, opening: Opening, server_name: str) -> None:
+        self._door = door
+        self._opening = opening
+        self._server_name = server_name
+        self._identity: Identity | None = None
+        self._refused: CertificateRefused | None = None
+
+    def verify(self, tls: ssl.SSLObject) -> None:
+        """
+        Judge the caller's certificate.
+
+        OpenSSL has refused, by an alert, whoever has no chain to the root. What it cannot judge (role, label,
+        issuing CA) is refused in words: a TLS 1.3 handshake is complete on the caller's side by now, and an
+        alert would reach it as a connection that closed.
+        """
+        try:
+            self._identity = verify_identity(
+                verified_chain(tls), role=Role.CALLER, label=self._door.label, now=datetime.now(UTC)
+            )
+        except CertificateRefused as error:
+            self._refused = error
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._door.handshake_ended()
+        protocol = self._protocol()
+        tls = cast(asyncio.Transport, transport)
+        tls.set_protocol(protocol)
+        protocol.connection_made(tls)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hear that the handshake failed: once it has succeeded, another protocol stands here."""
+        self._door.handshake_ended()
+        self._door.counts.refused += 1
+        log.info(
+            "caller refused",
+            call=self._opening.reference,
+            address=self._opening.address,
+            reason=str(exc) if exc is not None else "the caller left during the handshake",
+        )
+
+    def _protocol(self) -> asyncio.Protocol:
+        if self._refused is not None:
+            self._door.counts.refused += 1
+            log.warning(
+                "caller refused",
+                call=self._opening.reference,
+                address=self._opening.address,
+                reason=str(self._refused),
+            )
+            return self._door.calls.refusals_for(self._refused, self._opening)
+        if self._identity is None:
+            raise AssertionError("verify either names the caller or refuses it, and it has run")
+        self._door.counts.admitted += 1
+        return self._door.calls.calls_for(self._identity, self._opening, self._server_name)

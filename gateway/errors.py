@@ -1,0 +1,169 @@
+"""
+What can go wrong in a gateway.
+
+GatewayError
+├── TunnelMismatch       the config names one tunnel and the identity folder holds another
+├── ServerUnusable       an entry of ``servers:`` cannot be served
+├── RequestRefused       a caller's request that the gateway answers itself (401, 403, 421)
+├── UpstreamFailed       one dial of an internal server, judged (each subclass carries its HTTP status)
+│   ├── UpstreamUnreachable   503: no address, refused, no route
+│   ├── UpstreamTimedOut      504: no connection within the configured time
+│   └── UpstreamUntrusted     502: its certificate was refused, or it does not speak TLS
+├── RelayUnreachable     no TCP connection to the relay
+├── RelayRefused         the relay answered, and not with a link: an alert, a REFUSED, a wrong certificate
+├── StatusUnavailable    ``gateway status`` found nobody to ask
+└── ChecksFailed         ``gateway check`` found problems, which it has already printed
+
+This module imports nothing of ours. Fields come first and the text is made in ``__str__``; ``hint`` says
+what to do and may be empty. Texts of ``RequestRefused`` travel to the caller, so they name rules and
+servers, never an internal address; those of ``UpstreamFailed`` stay in the log and in ``gateway status``,
+and only their ``why`` travels.
+"""
+
+from pathlib import Path
+
+
+class GatewayError(Exception):
+    """The root of this package's errors."""
+
+    hint: str = ""
+
+
+class TunnelMismatch(GatewayError):
+    """The operator's mistake: the identity belongs to another tunnel. Trying again cannot help."""
+
+    def __init__(self, configured: str, found: str, identity: Path) -> None:
+        super().__init__(configured, found, identity)
+        self.configured = configured
+        self.found = found
+        self.identity = identity
+        self.hint = f"set tunnel.id to {found}, or point tunnel.identity at the folder of {configured}"
+
+    def __str__(self) -> str:
+        return (
+            f"the config names tunnel {self.configured}, but {self.identity} holds the root of {self.found}"
+        )
+
+
+class ServerUnusable(GatewayError):
+    """The operator's mistake in one entry of ``servers:``. Trying again cannot help."""
+
+    def __init__(self, server: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(server, detail)
+        self.server = server
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"server {self.server!r} cannot be served: {self.detail}"
+
+
+class RequestRefused(GatewayError):
+    """
+    The caller's request is answered here and never reaches an upstream.
+
+    ``status`` is the HTTP status, ``rule`` the short name that the answer's body and the log carry, and
+    ``detail`` one clause for the caller. The same request would be refused again.
+    """
+
+    def __init__(self, status: int, rule: str, detail: str) -> None:
+        super().__init__(status, rule, detail)
+        self.status = status
+        self.rule = rule
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"refused by rule {self.rule}: {self.detail}"
+
+
+class UpstreamFailed(GatewayError):
+    """
+    An internal server could not be connected to, so nothing was executed there.
+
+    ``address`` is ``host:port`` for the log. ``why`` is a clause fit for the caller: it holds no address.
+    """
+
+    status: int = 502
+
+    def __init__(self, server: str, address: str, why: str, *, hint: str = "") -> None:
+        super().__init__(server, address, why)
+        self.server = server
+        self.address = address
+        self.why = why
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"server {self.server} at {self.address} {self.why}"
+
+
+class UpstreamUnreachable(UpstreamFailed):
+    """The server or the network between: no address, connection refused, no route. Later may help."""
+
+    status = 503
+
+
+class UpstreamTimedOut(UpstreamFailed):
+    """The server or the network between: no connection within the limit. Later may help."""
+
+    status = 504
+
+
+class UpstreamUntrusted(UpstreamFailed):
+    """The server's certificate, or the operator's ``ca:``, is wrong. Later does not help by itself."""
+
+    status = 502
+
+
+class RelayUnreachable(GatewayError):
+    """The network between gateway and relay, or the relay, is down. Later may help."""
+
+    def __init__(self, address: str, detail: str) -> None:
+        super().__init__(address, detail)
+        self.address = address
+        self.detail = detail
+        self.hint = "check the relay's name, that it runs, and that a firewall lets this host dial out to it"
+
+    def __str__(self) -> str:
+        return f"no connection to the relay at {self.address}: {self.detail}"
+
+
+class RelayRefused(GatewayError):
+    """
+    What answers at the relay's address does not give this gateway a link.
+
+    ``retry_after`` is in seconds, a floor for the next attempt; 0 where the relay named none.
+    """
+
+    def __init__(self, address: str, detail: str, *, hint: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(address, detail)
+        self.address = address
+        self.detail = detail
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"no link to the relay at {self.address}: {self.detail}"
+
+
+class StatusUnavailable(GatewayError):
+    """The health listener of a running gateway was not found."""
+
+    def __init__(self, address: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(address, detail)
+        self.address = address
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"no gateway answers at {self.address}: {self.detail}"
+
+
+class ChecksFailed(GatewayError):
+    """Some check did not pass; the table above this error says which, and the remedy."""
+
+    def __init__(self, failed: int) -> None:
+        super().__init__(failed)
+        self.failed = failed
+
+    def __str__(self) -> str:
+        return f"{self.failed} check{'s' if self.failed != 1 else ''} failed"

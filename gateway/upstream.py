@@ -1,0 +1,191 @@
+"""
+One internal server: how to reach it, and how that went lately.
+
+This is the boundary to the network inside: the errors of sockets, name resolution and TLS end here and
+become ``UpstreamFailed``, with a reason that a caller may read and a remedy for the operator. What is above
+(the connection pool) sees a dial that worked or one of our own errors.
+
+Certificates of ``https://`` servers are checked for the host of the ``url`` against the ``ca`` of the
+config, or against the system's store without one. There is no way to switch the check off.
+"""
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from sallyport.gateway.errors import UpstreamFailed, UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
+from sallyport.gateway.happy_eyeballs import connect_tcp
+from sallyport.gateway.upstream_url import UpstreamUrl
+from sallyport.tunnel.errors import TlsFailed, TunnelError
+from sallyport.tunnel.net.tls import TlsTransport
+from sallyport.tunnel.tls_engine import TlsEngine
+
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
+_REFUSALS = {
+    errno.ECONNREFUSED: ("refused the connection", "is it running, and listening on this address"),
+    errno.ENETUNREACH: ("cannot be reached: no route to its network", ""),
+    errno.EHOSTUNREACH: ("cannot be reached: no route to its host", ""),
+    errno.ECONNRESET: ("closed the connection while it was being made", ""),
+    errno.EMFILE: (
+        "was not dialled: this gateway is out of file descriptors",
+        "raise LimitNOFILE of the service",
+    ),
+}
+
+# What OpenSSL found wrong with a chain, by number (X509_V_ERR_…, openssl/x509_vfy.h).
+_CERTIFICATE_REMEDIES = {
+    9: "check this machine's clock",
+    10: "renew the server's certificate",
+    18: "put the certificate itself into `ca:` of this server",
+    19: "name the file of the signing CA in `ca:` of this server",
+    20: "name the file of the signing CA in `ca:` of this server, or let the server send its intermediate",
+    21: "let the server send its intermediate certificates",
+    62: "use a name in `url:` that the certificate holds",
+    64: "use an address in `url:` that the certificate holds, or a name",
+}
+
+
+@dataclass(slots=True)
+class UpstreamHealth:
+    """How dials of a server went, for ``gateway status``."""
+
+    dials: int = 0
+    """Connections tried since the start."""
+    failures: int = 0
+    """Connections that could not be made since the start."""
+    last_error: str | None = None
+    """The last failure's text, until a dial works again."""
+
+
+class Upstream:
+    """One server of the config, as something that can be connected to."""
+
+    def __init__(
+        self, server: str, url: UpstreamUrl, *, context: ssl.SSLContext | None, connect_timeout: float
+    ) -> None:
+        """
+        Describe a server; nothing is dialled yet.
+
+        Args:
+            server: The server's name.
+            url: Where it is.
+            context: For https, from ``certs.contexts.upstream_context``; None for http.
+            connect_timeout: Seconds for name, connection and TLS handshake together.
+        """
+        self.server = server
+        self.url = url
+        self.health = UpstreamHealth()
+        self._context = context
+        self._connect_timeout = connect_timeout
+
+    async def dial(self, factory: ProtocolFactory) -> None:
+        """
+        Connect a protocol to the server.
+
+        Args:
+            factory: Makes the protocol; its ``connection_made`` is called before this returns, and for
+                https after the handshake.
+
+        Raises:
+            UpstreamFailed: No connection was made, so nothing was sent.
+        """
+        self.health.dials += 1
+        try:
+            await self._dial(factory)
+        except UpstreamFailed as error:
+            self.health.failures += 1
+            self.health.last_error = str(error)
+            raise
+        self.health.last_error = None
+
+    async def _dial(self, factory: ProtocolFactory) -> None:
+        try:
+            with anyio.fail_after(self._connect_timeout):
+                sock = await connect_tcp(self.url.host, self.url.port)
+                await self._connect_protocol(sock, factory)
+        except TimeoutError as error:
+            raise UpstreamTimedOut(
+                self.server, self.url.address, f"did not connect within {self._connect_timeout:g} s"
+            ) from error
+        except socket.gaierror as error:
+            raise UpstreamUnreachable(
+                self.server,
+                self.url.address,
+                f"has a host name that does not resolve ({error.strerror})",
+                hint="check the url and this machine's DNS",
+            ) from error
+        except OSError as error:
+            raise self._unreachable(error) from error
+        except TunnelError as error:
+            raise self._untrusted(error) from error
+
+    async def _connect_protocol(self, sock: socket.socket, factory: ProtocolFactory) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            if self._context is None:
+                await loop.create_connection(factory, sock=sock)
+                return
+            handshake = _Handshake(factory, loop)
+            tls = TlsTransport(
+                TlsEngine(self._context, server_side=False, server_hostname=self.url.host),
+                handshake,
+                loop=loop,
+                verify=_trust_the_context,
+                handshake_timeout=self._connect_timeout,
+            )
+            await loop.create_connection(lambda: tls, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await handshake.done
+        except BaseException:
+            tls.abort()
+            raise
+
+    def _unreachable(self, error: OSError) -> UpstreamUnreachable:
+        why, hint = _REFUSALS.get(error.errno or 0, (f"cannot be reached: {error.strerror or error}", ""))
+        return UpstreamUnreachable(self.server, self.url.address, why, hint=hint)
+
+    def _untrusted(self, error: TunnelError) -> UpstreamUntrusted:
+        hint = "does it speak TLS 1.2 or later on this port"
+        why = f"failed in the TLS handshake: {error}"
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            found = error.__cause__
+            why = f"has a certificate that was refused: {found.verify_message}"
+            hint = _CERTIFICATE_REMEDIES.get(found.verify_code, "see `ca:` of this server")
+        elif isinstance(error, TlsFailed) and error.alert:
+            why = f"ended the TLS handshake with the alert {error.alert}"
+        return UpstreamUntrusted(self.server, self.url.address, why, hint=hint)
+
+
+class _Handshake(asyncio.Protocol):
+    """Stands above a TLS connection until its handshake is over, then makes room for the real protocol."""
+
+    def __init__(self, factory: ProtocolFactory, loop: asyncio.AbstractEventLoop) -> None:
+        self._factory = factory
+        self.done: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self.done.done():  # given up meanwhile; the waiter has aborted the transport
+            return
+        protocol = self._factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        self.done.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(
+                exc or ConnectionResetError(errno.ECONNRESET, "closed during the handshake")
+            )
+
+
+def _trust_the_context(tls: ssl.SSLObject) -> None:
+    """Add nothing: the context has checked chain and name, and internal servers have no identity of ours."""

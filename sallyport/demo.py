@@ -1,0 +1,262 @@
+"""
+``sallyport demo``: a call through all of it, on this machine.
+
+An identity is made, then a relay, a gateway, a connector and an MCP server run as processes of their own on
+free loopback ports, in a temporary folder; an unmodified MCP client calls a tool through the whole path. What
+is shown is what those processes logged: nothing on the way knows that it is in a demo.
+
+The relay logs a stream when it ends. So the first connector is ended after the call, which completes the
+relay's line, and a second one takes its port for as long as the demo stays up.
+"""
+
+import importlib
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import typer
+import yaml
+
+from sallyport.config.fields import FieldRefused, server_url
+from sallyport.demo_screen import Answered, Screen
+from sallyport.errors import DemoFailed
+from sallyport.processes import LogLine, Part, Parts
+
+_DOMAIN = "tunnel.test"  # RFC 6761: resolves nowhere, and need not
+_HOST = "127.0.0.1"
+_CALL_LIMIT = 30.0  # seconds
+_INTERRUPTED = 130
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the call; the exit status says how it went.")
+    ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Tunnel this MCP server instead of the sample.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The connector's port; by default a free one.")
+    ] = None,
+) -> None:
+    """
+    Show a call through all of it, on this machine; leaves nothing behind.
+
+    sallyport demo
+
+    sallyport demo --server http://127.0.0.1:9000/mcp
+    """
+    started = time.monotonic()
+    if server is not None:
+        try:
+            server_url(server)
+        except FieldRefused as error:
+            raise typer.BadParameter(f"{error.message}; {error.hint}", param_hint="--server") from error
+    with TemporaryDirectory(prefix="sallyport-demo-") as folder:
+        plan = _Plan(Path(folder), server, port or _free_port(), once, started)
+        if not anyio.run(_show, plan):
+            raise typer.Exit(_INTERRUPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What was asked for; ``started`` is a reading of the monotonic clock."""
+
+    folder: Path
+    server: str | None
+    port: int
+    once: bool
+    started: float
+
+    @property
+    def server_name(self) -> str:
+        return "server" if self.server else "tickets"
+
+    def endpoint(self, upstream: str) -> str:
+        """Return the URL that an agent is given for the server at ``upstream``: the path is the server's own."""
+        return f"http://{_HOST}:{self.port}{urlsplit(upstream).path or '/'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tunnel:
+    """What runs, as far as the call needs to know it."""
+
+    id: str
+    upstream: str
+    relay: Part
+    gateway: Part
+
+
+async def _show(plan: _Plan) -> bool:
+    """Return whether the call was answered before somebody ended the demo."""
+    screen = Screen()
+    was_answered = False
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_on_signal, scope)
+            async with Parts(plan.folder) as parts:
+                tunnel = await _raise_tunnel(plan, parts, screen)
+                screen.show_answer(await _call_through(plan, parts, tunnel))
+                was_answered = True
+                if not plan.once:
+                    await _stay_up(plan, parts, tunnel, screen)
+            tasks.cancel_scope.cancel()
+    return was_answered
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _signal in signals:
+            scope.cancel()
+
+
+# Coming up: what does not wait for anything else comes up side by side.
+
+
+async def _raise_tunnel(plan: _Plan, parts: Parts, screen: Screen) -> _Tunnel:
+    relay_port = _free_port()
+    upstreams: list[str] = []
+
+    async def find_upstream() -> None:
+        upstreams.append(plan.server or await _start_sample(parts))
+
+    with screen.progress("making an identity and a relay"):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, _import_client)
+            tasks.start_soon(find_upstream)
+            tasks.start_soon(_make_identity, parts, relay_port)
+            tasks.start_soon(_make_relay, parts, relay_port)
+        await _sallyport(parts, "relay", "relay", "tunnel", "add", "identity/root.pem", "--name", "demo")
+    with screen.progress("starting the relay and the gateway"):
+        relay = await parts.start("relay", "sallyport", "relay", "run", "--config", "relay.yaml")
+        await relay.wait_for("listening")
+        tunnel_id = _write_gateway_config(plan, relay_port, upstreams[0])
+        gateway = await parts.start("gateway", "sallyport", "gateway", "run", "--config", "gateway.yaml")
+        await gateway.wait_for("link up")
+    return _Tunnel(tunnel_id, upstreams[0], relay, gateway)
+
+
+async def _start_sample(parts: Parts) -> str:
+    server = await parts.start("MCP server", "sallyport.demo_server")
+    return f"http://{(await server.wait_for('listening'))['address']}/mcp"
+
+
+async def _make_identity(parts: Parts, relay_port: int) -> None:
+    await _sallyport(parts, "identity", "certs", "init", "--domain", _DOMAIN, "--relay", f"{_HOST}:{relay_port}")
+    async with anyio.create_task_group() as tasks:
+        for kind, name in (("gateway", "gw1"), ("link", "gw1"), ("caller", "agent")):
+            tasks.start_soon(_sallyport, parts, "identity", "certs", "issue", kind, name)
+
+
+async def _make_relay(parts: Parts, relay_port: int) -> None:
+    await _sallyport(parts, "relay", "relay", "init", "--domain", _DOMAIN, "--host", _HOST)
+    config = {
+        "listen": f"{_HOST}:{relay_port}",
+        "domain": _DOMAIN,
+        "tls": {"certificate": "relay.pem", "key": "relay.key"},
+        "log": {"format": "json"},
+    }
+    await anyio.Path(parts.folder, "relay.yaml").write_text(yaml.safe_dump(config))
+
+
+def _write_gateway_config(plan: _Plan, relay_port: int, upstream: str) -> str:
+    """Write gateway.yaml and return the tunnel's ID."""
+    from sallyport.certs.files import IdentityDirectory
+
+    tunnel_id = str(IdentityDirectory(plan.folder / "identity").tunnel_id())
+    config = {
+        "tunnel": {"id": tunnel_id, "identity": "identity", "name": "gw1"},
+        "relay": {"address": f"{_HOST}:{relay_port}", "ca": "relay-ca.pem"},
+        "servers": {plan.server_name: {"url": upstream}},
+        "log": {"format": "json"},
+    }
+    (plan.folder / "gateway.yaml").write_text(yaml.safe_dump(config))
+    return tunnel_id
+
+
+async def _sallyport(parts: Parts, hop: str, *arguments: str) -> None:
+    await parts.run(hop, "sallyport", *arguments)
+
+
+# The call, and after it.
+
+
+async def _call_through(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> Answered:
+    connector = await _start_connector(plan, parts, tunnel)
+    answer, seconds = await _call(plan, tunnel)
+    from_nothing = time.monotonic() - plan.started
+    await parts.end(connector)
+    return Answered(
+        what="tools/list" if plan.server else "read_ticket(number=7)",
+        answer=answer,
+        call_seconds=seconds,
+        total_seconds=from_nothing,
+        tunnel=tunnel.id,
+        seen_by_relay=await tunnel.relay.wait_for("stream", tunnel=tunnel.id),
+        seen_by_gateway=_last_call(await tunnel.gateway.wait_for("call"), tunnel.gateway),
+    )
+
+
+async def _start_connector(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> Part:
+    target = f"{tunnel.id}/{plan.server_name}"
+    bundle = "identity/callers/agent.bundle.pem"
+    connector = await parts.start(
+        *("connector", "sallyport", "connect", target, "--bundle", bundle, "--port", str(plan.port)),
+        *("--log-format", "json"),
+    )
+    await connector.wait_for("listening")
+    return connector
+
+
+async def _call(plan: _Plan, tunnel: _Tunnel) -> tuple[str, float]:
+    """
+    Call the sample's tool, or list the tools of the user's server; return the answer and the seconds it took.
+
+    Raises:
+        DemoFailed: the call was refused, went wrong, or took too long.
+    """
+    from mcp import Client, MCPError
+
+    try:
+        with anyio.fail_after(_CALL_LIMIT):
+            async with Client(plan.endpoint(tunnel.upstream)) as client:
+                began = time.monotonic()
+                if plan.server:
+                    tools = (await client.list_tools()).tools
+                    text = "\n".join(tool.name for tool in tools) or "no tools"
+                else:
+                    result = await client.call_tool("read_ticket", {"number": 7})
+                    text = "\n".join(block.text for block in result.content if block.type == "text")
+                return text, time.monotonic() - began
+    except (MCPError, TimeoutError) as error:
+        log = tuple(str(dict(line)) for line in tunnel.gateway.events("call")[-3:])
+        raise DemoFailed("call", str(error) or f"no answer within {_CALL_LIMIT:.0f} s", log) from error
+
+
+def _last_call(_first: LogLine, gateway: Part) -> LogLine:
+    return gateway.events("call")[-1]
+
+
+async def _stay_up(plan: _Plan, parts: Parts, tunnel: _Tunnel, screen: Screen) -> None:
+    await _start_connector(plan, parts, tunnel)
+    screen.show_what_to_paste(plan.server_name, plan.endpoint(tunnel.upstream))
+    async with anyio.create_task_group() as tasks:
+        for part in parts:
+            tasks.start_soon(part.wait_for_failure)
+
+
+def _import_client() -> None:
+    """Import what the call needs while the others come up: it takes as long as they do."""
+    importlib.import_module("mcp")
+
+
+def _free_port() -> int:
+    with socket.create_server((_HOST, 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,176 @@
+"""Links end to end, over a carrier in memory and over a real WebSocket, on every event loop."""
+
+import asyncio
+import os
+
+import anyio
+import pytest
+
+from sallyport.tunnel.errors import LinkLost, LinkRefused, StreamReset
+from sallyport.tunnel.events import Opening, Refusal
+from sallyport.tunnel.frames import GoAwayReason, RefusalCode, ResetCode
+from tests.harness.link_pair import CarrierKind, Owner, Recorder, link_pair
+
+pytestmark = pytest.mark.anyio
+
+OPENING = Opening(
+    reference="0123456789abcdef", server_name="x.tunnel.test", address="203.0.113.7:5000", first=b""
+)
+
+
+@pytest.fixture(params=["memory", "websocket"])
+def carrier(request: pytest.FixtureRequest) -> CarrierKind:
+    """Run a test over each carrier."""
+    kind: CarrierKind = request.param
+    return kind
+
+
+async def ready(*owners: Owner) -> None:
+    """Wait until every owner has heard that its link is up."""
+    with anyio.fail_after(5):
+        for owner in owners:
+            await owner.ready.wait()
+
+
+async def test_first_bytes_and_both_directions(carrier: CarrierKind) -> None:
+    """A stream carries its first bytes, then data both ways, then both ends of file."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        opening = Opening(OPENING.reference, OPENING.server_name, OPENING.address, first=b"hello ")
+        stream = near.open_stream(caller, opening)
+        with anyio.fail_after(5):
+            far_stream, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            stream.write(b"world")
+            await served.until(lambda p: p.received == b"hello world")
+            assert far_stream.opening.address == OPENING.address
+            far_stream.write(b"answer")
+            await caller.until(lambda p: p.received == b"answer")
+            far_stream.write_eof()
+            await caller.until(lambda p: p.eof)
+            stream.write_eof()
+            await caller.until(lambda p: bool(p.lost))
+            await served.until(lambda p: bool(p.lost))
+        assert caller.lost == [None]
+        assert served.lost == [None]
+        assert near.stream_count == 0
+
+
+async def test_refusal_is_in_words(carrier: CarrierKind) -> None:
+    """A gateway that is refused hears the code, the text and when to come back."""
+    relay, gateway = Owner(), Owner()
+    relay.verdict = Refusal(code=RefusalCode.CERTIFICATE_EXPIRED, text="expired on Sunday", retry_after=30)
+    async with link_pair(carrier, relay, gateway):
+        with anyio.fail_after(5):
+            await gateway.lost.wait()
+    assert isinstance(gateway.error, LinkRefused)
+    assert gateway.error.text == "expired on Sunday"
+    assert gateway.error.retry_after == 30
+    assert not gateway.ready.is_set()
+
+
+async def test_reset_carries_its_code(carrier: CarrierKind) -> None:
+    """A reset ends the stream at both ends and tells the other why."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        near.open_stream(caller, OPENING)
+        with anyio.fail_after(5):
+            far_stream, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            far_stream.reset(ResetCode.CANCELLED)
+            await caller.until(lambda p: bool(p.lost))
+            await served.until(lambda p: bool(p.lost))
+        (error,) = caller.lost
+        assert isinstance(error, StreamReset)
+        assert error.code is ResetCode.CANCELLED
+        assert served.lost == [None]
+
+
+async def test_a_lost_link_ends_its_streams(carrier: CarrierKind) -> None:
+    """When the carrier fails, every stream of it ends with the reason, and so does the link."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, far):
+        await ready(relay, gateway)
+        caller = Recorder()
+        near.open_stream(caller, OPENING)
+        with anyio.fail_after(5):
+            _, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            assert far._carrier is not None
+            far._carrier.abort()
+            await caller.until(lambda p: bool(p.lost))
+            await served.until(lambda p: bool(p.lost))
+            await near.closed
+        assert isinstance(caller.lost[0], LinkLost)
+        assert relay.lost.is_set()
+
+
+@pytest.mark.parametrize("size", [1, 64 * 1024, 3_000_001])
+async def test_bulk_is_byte_exact_past_a_reader_that_stops(carrier: CarrierKind, size: int) -> None:
+    """Data arrives whole and in order, though its reader pauses and the window fills in between."""
+    relay, gateway = Owner(), Owner()
+    data = os.urandom(size)
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        stream = near.open_stream(caller, OPENING)
+        with anyio.fail_after(20):
+            far_stream, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            far_stream.pause_reading()
+            for start in range(0, size, 100_000):
+                stream.write(data[start : start + 100_000])
+            stream.write_eof()
+            for _ in range(20):
+                await asyncio.sleep(0)  # let the window fill
+            assert len(served.received) == 0
+            assert caller.is_paused == (size > 300_000)
+            far_stream.resume_reading()
+            await served.until(lambda p: p.eof)
+        assert bytes(served.received) == data
+        assert not caller.is_paused
+
+
+async def test_go_away_lets_streams_finish_and_no_new_ones_in(carrier: CarrierKind) -> None:
+    """After GO_AWAY an open stream goes on, and a new one is refused at the side that opens."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, far):
+        await ready(relay, gateway)
+        caller = Recorder()
+        near.open_stream(caller, OPENING)
+        with anyio.fail_after(5):
+            far_stream, _ = await gateway.opened.get()
+            far.leave(GoAwayReason.SHUTDOWN)
+            while not relay.left:
+                await asyncio.sleep(0)
+            with pytest.raises(LinkLost):
+                near.open_stream(Recorder(), OPENING)
+            far_stream.write(b"still here")
+            await caller.until(lambda p: p.received == b"still here")
+        assert relay.left == [GoAwayReason.SHUTDOWN]
+
+
+async def test_close_lingers_for_what_the_peer_still_sends(carrier: CarrierKind) -> None:
+    """A closed stream delivers what was written, and swallows what the peer had not finished saying."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        stream = near.open_stream(caller, OPENING)
+        with anyio.fail_after(5):
+            far_stream, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            far_stream.write(b"413")
+            far_stream.close()
+            stream.write(b"x" * 500_000)
+            await caller.until(lambda p: p.eof)
+            stream.write_eof()
+            await caller.until(lambda p: bool(p.lost))
+            await served.until(lambda p: bool(p.lost))
+        assert caller.received == b"413"
+        assert caller.lost == [None]
+        assert served.lost == [None]

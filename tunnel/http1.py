@@ -1,0 +1,283 @@
+"""
+HTTP/1.1, without I/O: bytes in, events out; heads in, bytes out.
+
+The map: ``http1_heads`` judges a complete head, ``http1_split`` is its second reading, ``http1_body`` finds
+the end of a body, ``http1_encode`` writes. Here are the two readers that put them together, and the names
+that the rest of the product imports.
+
+A reader is fed with ``receive`` and answers with the events of one message: its head, pieces of its body as
+they came, ``END_OF_MESSAGE``. It then stops. What was received beyond is held (``held`` bytes of it) until
+``start_next`` (requests) or for ever (answers: bytes that nobody asked for, a connection to be dropped). So
+a pipelined request is never looked at while the one before it is being answered.
+
+After an exception a reader is not used again.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sallyport.tunnel.errors import BodyTruncated, HttpRefused
+from sallyport.tunnel.http1_body import BodyDecoder, body_decoder
+from sallyport.tunnel.http1_encode import (
+    CONTINUE,
+    LAST_CHUNK,
+    chunk,
+    encode_request,
+    encode_response,
+    without_hop_by_hop,
+)
+from sallyport.tunnel.http1_heads import (
+    CHUNKED,
+    NO_BODY,
+    UNTIL_CLOSE,
+    Body,
+    BodyKind,
+    Headers,
+    HeadLimits,
+    RequestHead,
+    ResponseHead,
+    check_beginning,
+    parse_request_head,
+    parse_response_head,
+)
+
+__all__ = [
+    "CHUNKED",
+    "CONTINUE",
+    "END_OF_MESSAGE",
+    "LAST_CHUNK",
+    "NO_BODY",
+    "UNTIL_CLOSE",
+    "Body",
+    "BodyKind",
+    "EndOfMessage",
+    "HeadLimits",
+    "Headers",
+    "RequestEvent",
+    "RequestHead",
+    "RequestReader",
+    "ResponseEvent",
+    "ResponseHead",
+    "ResponseReader",
+    "chunk",
+    "encode_request",
+    "encode_response",
+    "without_hop_by_hop",
+]
+
+_DEFAULT_LIMITS = HeadLimits()
+
+# Interim answers (1xx) before the final one: early hints come once or twice, progress reports now and then.
+_MAX_INTERIM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfMessage:
+    """The message is complete."""
+
+
+END_OF_MESSAGE = EndOfMessage()
+
+RequestEvent = RequestHead | bytes | EndOfMessage
+ResponseEvent = ResponseHead | bytes | EndOfMessage
+
+_Head = TypeVar("_Head", RequestHead, ResponseHead)
+
+
+class _MessageReader(Generic[_Head]):
+    """What reading a request and reading an answer have in common; ``_status`` is the role."""
+
+    def __init__(self, status: int, limits: HeadLimits) -> None:
+        self._status = status
+        self._limits = limits
+        self._beginning = bytearray()  # a head of which the end has not come
+        self._decoder: BodyDecoder | None = None  # while a body is being read
+        self._held = b""
+        self._ended = False
+
+    @property
+    def held(self) -> int:
+        """Bytes received behind the end of the message."""
+        return len(self._held)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the message is complete and the next one was not started."""
+        return self._ended
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether a head has begun and not ended."""
+        return bool(self._beginning)
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether the head is complete and the body is not."""
+        return self._decoder is not None
+
+    def _take_head(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return the complete head and what is behind it; None while it is incomplete."""
+        if self._beginning:
+            checked = len(self._beginning)
+            self._beginning += data
+            end = self._beginning.find(b"\r\n\r\n", max(checked - 3, 0)) + 4
+        else:
+            checked = 0
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                self._beginning += data
+        if end < 4:
+            if len(self._beginning) > self._limits.size:
+                raise HttpRefused(self._too_large(), f"head larger than {self._limits.size} bytes")
+            check_beginning(self._beginning, checked, status=self._status)
+            return None
+        if end > self._limits.size:
+            raise HttpRefused(self._too_large(), f"head larger than {self._limits.size} bytes")
+        if self._beginning:
+            data = bytes(self._beginning)
+            self._beginning.clear()
+        return data[:end], data[end:]
+
+    def _too_large(self) -> int:
+        return 431 if self._status == 400 else self._status
+
+    def _take_body(self, data: bytes, events: list[_Head | bytes | EndOfMessage]) -> None:
+        if self._decoder is None:
+            raise AssertionError("a body is read only behind its head")
+        payload: list[bytes] = []
+        rest = self._decoder.receive(data, payload)
+        events += payload
+        if rest is not None:
+            self._decoder = None
+            self._ended = True
+            self._held = rest
+            events.append(END_OF_MESSAGE)
+
+
+class RequestReader(_MessageReader[RequestHead]):
+    """
+    Reads the requests of one connection, one after the other.
+
+    Args:
+        limits: How large a head may be.
+    """
+
+    def __init__(self, limits: HeadLimits = _DEFAULT_LIMITS) -> None:
+        super().__init__(400, limits)
+
+    def receive(self, data: bytes) -> list[RequestEvent]:
+        """
+        Feed bytes and return what they complete. After ``END_OF_MESSAGE`` bytes are only held.
+
+        Raises:
+            HttpRefused: With the status to answer with. The connection can carry no further request.
+        """
+        if self._ended:
+            self._held += data
+            return []
+        events: list[RequestEvent] = []
+        if self._decoder is None:
+            found = self._take_head(data)
+            if found is None:
+                return events
+            raw, data = found
+            head = parse_request_head(raw, self._limits)
+            self._decoder = body_decoder(head.body, status=400)
+            events.append(head)
+        self._take_body(data, events)
+        return events
+
+    def start_next(self) -> list[RequestEvent]:
+        """
+        Turn to the next request, and return what the held bytes complete of it.
+
+        To be called once the answer to the former request is complete.
+
+        Raises:
+            HttpRefused: As ``receive``.
+        """
+        if not self._ended:
+            raise AssertionError("the next request starts behind the end of the former")
+        self._ended = False
+        held, self._held = self._held, b""
+        return self.receive(held) if held else []
+
+    def receive_eof(self) -> None:
+        """
+        Take note that the caller sends no more.
+
+        Raises:
+            BodyTruncated: In the middle of a request, or of its head.
+        """
+        if self._decoder is not None:
+            self._decoder.receive_eof()
+        if self._beginning:
+            raise BodyTruncated(0)
+
+
+class ResponseReader(_MessageReader[ResponseHead]):
+    """
+    Reads the answers of one connection, each announced by ``expect``.
+
+    Args:
+        limits: How large a head may be.
+    """
+
+    def __init__(self, limits: HeadLimits = _DEFAULT_LIMITS) -> None:
+        super().__init__(502, limits)
+        self._ended = True
+        self._method = b""
+        self._interim = 0
+
+    def expect(self, method: bytes) -> None:
+        """Read the answer to a request with that method from here on; nothing must be held."""
+        if not self._ended or self._held:
+            raise AssertionError("an answer is expected on an idle connection only")
+        self._ended = False
+        self._method = method
+        self._interim = 0
+
+    def receive(self, data: bytes) -> list[ResponseEvent]:
+        """
+        Feed bytes and return what they complete; interim heads (1xx) come before the final one.
+
+        Raises:
+            HttpRefused: What came is not an answer; its status, 502, is for the caller.
+        """
+        if self._ended:
+            self._held += data
+            return []
+        events: list[ResponseEvent] = []
+        while self._decoder is None:
+            found = self._take_head(data)
+            if found is None:
+                return events
+            raw, data = found
+            head = parse_response_head(raw, self._method, self._limits)
+            events.append(head)
+            if head.status >= 200:
+                self._decoder = body_decoder(head.body, status=502)
+                break
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise HttpRefused(502, "too many interim answers")
+            if not data:
+                return events
+        self._take_body(data, events)
+        return events
+
+    def receive_eof(self) -> list[ResponseEvent]:
+        """
+        Take note that the server sends no more, and end a body that ends so.
+
+        Raises:
+            BodyTruncated: The answer is not complete, or has not begun.
+        """
+        if self._ended:
+            return []
+        if self._decoder is None:
+            raise BodyTruncated(0)
+        self._decoder.receive_eof()
+        self._decoder = None
+        self._ended = True
+        return [END_OF_MESSAGE]

@@ -1,0 +1,84 @@
+"""
+Keepalive: is the peer still there, and how far away is it?
+
+A PING goes out after a short silence, and a longer silence is the end of the link; any frame counts as a sign
+of life. The answers also measure the round trip, by which windows grow, so one goes out now and then under
+traffic too. Time comes in as an argument; nothing here sends.
+"""
+
+from struct import Struct
+from typing import Final
+
+from sallyport.tunnel.errors import LinkTimedOut
+from sallyport.tunnel.limits import DEAD_AFTER, OVERSLEPT, PING_AFTER, RTT_EVERY
+
+_NUMBER: Final = Struct("!Q")
+# The estimate follows a shorter round trip at once and a longer one slowly: queues on the path only ever add.
+_SLOWLY: Final = 8
+
+
+class Keepalive:
+    """
+    One link's keepalive, from the moment the link is up.
+
+    Args:
+        now: The time, in seconds.
+
+    Attributes:
+        rtt: The round trip in seconds, None before the first answer.
+    """
+
+    __slots__ = ("_heard", "_number", "_pinged", "_waiting", "rtt")
+
+    def __init__(self, now: float) -> None:
+        self.rtt: float | None = None
+        self._heard = now  # when the last message came
+        self._pinged = now - RTT_EVERY  # when the last PING went: the first is due at once, for the round trip
+        self._waiting = False  # whether nothing at all has come since that PING
+        self._number = 0  # its payload, so that an old answer is not taken for the last
+
+    def message_received(self, now: float) -> None:
+        """Take note of a sign of life."""
+        self._heard = now
+        self._waiting = False
+
+    def pong_received(self, payload: bytes, now: float) -> bool:
+        """Measure the round trip if this answers the last PING, and say whether it does."""
+        if not self._number or payload != _NUMBER.pack(self._number):
+            return False
+        sample = now - self._pinged
+        if self.rtt is None or sample < self.rtt:
+            self.rtt = sample
+        else:
+            self.rtt += (sample - self.rtt) / _SLOWLY
+        return True
+
+    def deadline(self) -> float:
+        """Return when ``tick`` wants to be called."""
+        if self._waiting:
+            return self._heard + DEAD_AFTER
+        return min(self._heard + PING_AFTER, self._pinged + RTT_EVERY)
+
+    def tick(self, now: float) -> bytes | None:
+        """
+        Let time pass.
+
+        Returns:
+            The payload of a PING to send, or None.
+
+        Raises:
+            LinkTimedOut: The peer is gone.
+        """
+        late = now - self.deadline()
+        if late < 0:
+            return None
+        if late > OVERSLEPT and self._number:
+            # This process slept, not the peer: what it sent meanwhile waits unread, so ask anew.
+            self._heard = now
+        silence = now - self._heard
+        if silence >= DEAD_AFTER:
+            raise LinkTimedOut(silence)
+        self._pinged = now
+        self._waiting = True
+        self._number += 1
+        return _NUMBER.pack(self._number)

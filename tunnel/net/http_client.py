@@ -1,0 +1,333 @@
+"""
+Connections to the next hop, kept alive between requests.
+
+A ``ClientPool`` has one next hop. It lends a connection to one ``Requester`` at a time: the one that was
+idle for the shortest time, or a new one. A connection goes back only when it is clean: the request wholly
+sent, the answer wholly read and not a byte beyond, both sides willing. One that receives anything while
+idle, be it bytes or an end of file, is dropped at once.
+
+Nothing is retried here. An idle connection found closed *before* it is lent is passed over, which is not a
+retry, since not a byte of the request was written to it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Protocol, cast
+
+from sallyport.tunnel.errors import BodyTruncated, HttpRefused
+from sallyport.tunnel.http1 import HeadLimits, ResponseEvent, ResponseReader
+from sallyport.tunnel.net.deadline import Deadline
+from sallyport.tunnel.net.unread import has_unread, read_unread
+
+# Idle connections to one next hop, each a descriptor there too. A burst above it dials anew.
+_MAX_IDLE = 64
+
+Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
+
+
+class Cancellable(Protocol):
+    """A task that was started for us."""
+
+    def cancel(self) -> object:
+        """Stop it; it may have ended."""
+
+
+Spawn = Callable[[Coroutine[object, object, None]], Cancellable]
+
+
+class Requester(Protocol):
+    """Who was lent a connection, and what it tells him."""
+
+    def connected(self, connection: "UpstreamConnection") -> None:
+        """The connection is his until he gives it back, or it is lost."""
+
+    def dial_failed(self, error: Exception) -> None:
+        """There will be no connection."""
+
+    def answer_received(self, events: Sequence[ResponseEvent]) -> None:
+        """Part of the answer has come."""
+
+    def connection_failed(self, error: Exception) -> None:
+        """The connection ended, or spoke nonsense, before the answer was complete."""
+
+    def timed_out(self) -> None:
+        """The connection's deadline, which only he sets, has come."""
+
+    def pause_request(self) -> None:
+        """The connection takes no more for now."""
+
+    def resume_request(self) -> None:
+        """It takes more again."""
+
+
+class ClientPool:
+    """
+    Connections to one next hop.
+
+    Args:
+        dial: Connects what the given factory makes, over TCP, TLS or anything else; raises its owner's own
+            errors. When it returns, the connection is made, or will be made or lost without it, within a
+            time of its owner's choosing. Cancelled when the caller has left.
+        idle_timeout: Seconds after which an idle connection is closed. To be shorter than the next hop's
+            own, so that it is never the one that closes (uvicorn: 5 s).
+        loop: The running loop.
+        spawn: Starts a task in the owner's task group.
+        limits: How large the head of an answer may be.
+        max_idle: How many idle connections are kept.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        *,
+        idle_timeout: float,
+        loop: asyncio.AbstractEventLoop,
+        spawn: Spawn,
+        limits: HeadLimits | None = None,
+        max_idle: int = _MAX_IDLE,
+    ) -> None:
+        self.idle_timeout = idle_timeout
+        self.loop = loop
+        self.limits = limits or HeadLimits()
+        self._dial = dial
+        self._spawn = spawn
+        self._max_idle = max_idle
+        self._idle: list[UpstreamConnection] = []  # the last one was used last
+        self._closed = False
+
+    def lend(self, requester: Requester) -> "Dialling | None":
+        """
+        Give the requester a connection: at once if one is idle (then returns None), or by dialling.
+
+        ``requester.connected`` or ``requester.dial_failed`` follows, the former perhaps before this returns.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable():
+                connection.lend_to(requester)
+                return None
+            connection.abort()
+        connection = UpstreamConnection(self, requester)
+        return Dialling(connection, self._spawn(self._connect(connection)))
+
+    def close(self) -> None:
+        """Close idle connections, and from now on each one that comes back."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    async def _connect(self, connection: "UpstreamConnection") -> None:
+        try:
+            await self._dial(lambda: connection)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        except Exception as error:
+            # Which errors a dial raises is its owner's affair, who gets this one back to explain it.
+            connection.dial_failed(error)
+
+    # For connections
+
+    def take_back(self, connection: "UpstreamConnection") -> None:
+        """Keep a clean connection for the next request, or close it."""
+        if self._closed or len(self._idle) >= self._max_idle:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def forget(self, connection: "UpstreamConnection") -> None:
+        """Take note that an idle connection is no more."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+class Dialling:
+    """A connection on its way to a requester."""
+
+    def __init__(self, connection: "UpstreamConnection", task: Cancellable) -> None:
+        self._connection = connection
+        self._task = task
+
+    def cancel(self) -> None:
+        """Stop it. The requester hears nothing more; a connection that is made all the same is dropped."""
+        self._connection.abort()
+        self._task.cancel()
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """
+    One connection to the next hop, lent to one requester at a time. Made by ``ClientPool`` only.
+
+    Attributes:
+        deadline: The requester's, while he has the connection; then that of being idle.
+        requests: How many requests it has carried, the current one included.
+    """
+
+    def __init__(self, pool: ClientPool, requester: Requester) -> None:
+        self._pool = pool
+        self._requester: Requester | None = requester
+        self._reader = ResponseReader(pool.limits)
+        self._transport: asyncio.Transport | None = None
+        self._lost = False
+        self.deadline = Deadline(pool.loop, self._expired)
+        self.requests = 0
+
+    # For the requester
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What carries it. There is one from ``Requester.connected`` on."""
+        if self._transport is None:
+            raise AssertionError("nobody is lent a connection that is not made")
+        return self._transport
+
+    def send_request(self, method: bytes, data: bytes) -> None:
+        """Send the beginning of a request, at least its head."""
+        self.requests += 1
+        self._reader.expect(method)
+        self.transport.write(data)
+
+    def send(self, data: bytes) -> None:
+        """Send more of the request."""
+        self.transport.write(data)
+
+    def pause_answer(self) -> None:
+        """Receive no more for now."""
+        self.transport.pause_reading()
+
+    def resume_answer(self) -> None:
+        """Receive again."""
+        self.transport.resume_reading()
+
+    def give_back(self, *, clean: bool) -> None:
+        """
+        Return the connection after a whole answer.
+
+        Args:
+            clean: The request was wholly sent and the answer allows another; else it is closed.
+        """
+        self._requester = None
+        self.deadline.clear()
+        if not clean or self._reader.held or self.transport.is_closing():
+            self.abort()
+            return
+        # A connection that is idle must be heard when it ends.
+        self.transport.resume_reading()
+        self.deadline.set(self._pool.idle_timeout)
+        self._pool.take_back(self)
+
+    def abort(self) -> None:
+        """Drop the connection at once: the next hop sees that nobody waits for its answer."""
+        self._requester = None
+        self.deadline.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # For the pool
+
+    def is_usable(self) -> bool:
+        """Whether nothing has happened to it while it was idle."""
+        return not (self._lost or self.transport.is_closing() or has_unread(self.transport))
+
+    def lend_to(self, requester: Requester) -> None:
+        """Serve this requester from now on."""
+        self._requester = requester
+        self.deadline.clear()
+        requester.connected(self)
+
+    def close(self) -> None:
+        """Close an idle connection in order."""
+        self.deadline.cancel()
+        self.transport.close()
+
+    def dial_failed(self, error: Exception) -> None:
+        """Take note that there will be no connection, unless that is known already."""
+        requester, self._requester = self._requester, None
+        if requester is not None and self._transport is None:
+            requester.dial_failed(error)
+
+    # The transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._requester is None:
+            # He left while the last packet of the handshake was on its way.
+            self._transport.abort()
+            return
+        self._requester.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._requester is None:
+            self._drop_idle()
+            return
+        try:
+            events = self._reader.receive(data)
+        except HttpRefused as error:
+            self._fail(error)
+            return
+        if events:
+            self._requester.answer_received(events)
+
+    def eof_received(self) -> bool:
+        if self._requester is None:
+            self._drop_idle()
+            return False
+        self._end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._requester is not None:
+            unread = read_unread(self._transport)
+            if unread:
+                self.data_received(unread)
+        if self._requester is None:
+            self._pool.forget(self)
+        elif self._transport is None:
+            self.dial_failed(exc or ConnectionAbortedError("the connection ended before it was made"))
+        else:
+            self._end(exc)
+        self.deadline.cancel()
+
+    def pause_writing(self) -> None:
+        if self._requester is not None:
+            self._requester.pause_request()
+
+    def resume_writing(self) -> None:
+        if self._requester is not None:
+            self._requester.resume_request()
+
+    # Inside
+
+    def _end(self, error: Exception | None) -> None:
+        """The server sends no more: that ends the answer (an orderly end may), or it fails."""
+        if error is None:
+            try:
+                events = self._reader.receive_eof()
+            except BodyTruncated as truncated:
+                closed = ConnectionAbortedError("the connection was closed without an answer")
+                error = truncated if self._reader.is_in_body else closed
+            else:
+                if self._requester is not None:
+                    self._requester.answer_received(events)
+                return
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        requester, self._requester = self._requester, None
+        if requester is not None:
+            requester.connection_failed(error)
+        self.abort()
+
+    def _drop_idle(self) -> None:
+        # Bytes that nobody asked for could only be taken for the answer to somebody else's request.
+        self._pool.forget(self)
+        self.abort()
+
+    def _expired(self) -> None:
+        if self._requester is None:
+            self._pool.forget(self)
+            self.close()
+        else:
+            self._requester.timed_out()

@@ -1,0 +1,312 @@
+"""
+One request on its way to the next hop, and its answer on its way back.
+
+An ``Exchange`` stands between the caller's connection and one to the next hop, and lives from the decision to
+forward until the answer is complete, has failed, or nobody wants it. It copies nothing it need not, starts
+no task, and sets no timer of its own:
+
+* The request goes up as it comes, one write for what one callback brought. What comes while the connection
+  is still being dialled waits, up to a bound.
+* The head of the answer goes down before its body and at once; then every piece as it arrives. An answer
+  may begin, and end, before the request has been sent whole (a server's own 413).
+* Each side that takes no more pauses the other.
+* Both sides speak HTTP/1.1 framing of our own: a length stays a length, everything else becomes chunks. To
+  an HTTP/1.0 caller, who knows no chunks, an answer of unknown length ends with the connection.
+
+It ends exactly once, and tells the caller's side how through ``Caller``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from sallyport.tunnel.errors import TlsFailed
+from sallyport.tunnel.http1 import (
+    CHUNKED,
+    LAST_CHUNK,
+    UNTIL_CLOSE,
+    BodyKind,
+    EndOfMessage,
+    RequestHead,
+    ResponseEvent,
+    ResponseHead,
+    chunk,
+    encode_request,
+    encode_response,
+    without_hop_by_hop,
+)
+from sallyport.tunnel.net.http_client import Dialling, UpstreamConnection
+from sallyport.tunnel.net.http_forward import CallRecord, Executed, Forward, ForwardFailure, Stage
+
+# Body bytes kept while the next hop is being dialled: a usual MCP request whole, an upload's beginning.
+_HELD_WHILE_DIALLING = 64 * 1024
+
+
+class Caller(Protocol):
+    """The caller's connection, as an exchange uses it."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the answer."""
+
+    def pause_request(self) -> None:
+        """Read no more of the request for now."""
+
+    def resume_request(self) -> None:
+        """Read on."""
+
+    def answer_complete(self, *, keep_alive: bool) -> None:
+        """The whole answer was written."""
+
+    def answer_failed(self, failure: ForwardFailure, *, begun: bool) -> None:
+        """There is no whole answer; ``begun``: some of it was written, so no other can be."""
+
+    def stalled(self) -> None:
+        """The caller has taken nothing for as long as the next hop may be silent."""
+
+
+class Exchange:
+    """
+    One forwarded request.
+
+    Args:
+        caller: Where the request comes from.
+        request: Its head as received.
+        forward: What to send, and where.
+        record: Where to count.
+    """
+
+    def __init__(self, caller: Caller, request: RequestHead, forward: Forward, record: CallRecord) -> None:
+        if forward.head.body != request.body:
+            # The bytes that follow are framed as the caller framed them: any other head would be a lie.
+            raise ValueError("the head to forward declares another body than the request has")
+        self._caller = caller
+        self._request = request
+        self._forward = forward
+        self._record = record
+        self._dialling: Dialling | None = None
+        self._connection: UpstreamConnection | None = None
+        self._is_over = False
+        # Going up
+        self._head = encode_request(forward.head)  # empty once it was sent
+        self._pieces: list[bytes] = []  # of the body, not yet sent
+        self._held = 0  # their bytes, while dialling
+        self._request_complete = False
+        self._last_chunk = LAST_CHUNK if request.body is CHUNKED else b""  # empty once it was sent
+        self._request_paused = False
+        # Coming down
+        self._begun = False  # the final head was written to the caller
+        self._chunked = False
+        self._reusable = False  # the connection to the next hop, as far as the answer says
+        self._keep_alive = False  # the caller's connection
+        self._answer_paused = False
+
+    def start(self) -> None:
+        """Ask for a connection; the request follows when there is one."""
+        dialling = self._forward.upstream.lend(self)
+        if self._connection is None and not self._is_over:
+            self._dialling = dialling
+
+    # The request, from the caller's side
+
+    def receive_body(self, data: bytes) -> None:
+        """Take a piece of the request's body; ``flush`` sends it."""
+        self._pieces.append(data)
+        self._held += len(data)
+
+    def receive_end(self) -> None:
+        """Take note that the request is complete; ``flush`` sends what that means."""
+        self._request_complete = True
+
+    def flush(self) -> None:
+        """Send what was taken, as one write."""
+        connection = self._connection
+        if connection is None:
+            if self._held > _HELD_WHILE_DIALLING:
+                self._pause_request()
+            return
+        data = self._take_request()
+        if not data or self._is_over:
+            return
+        if self._head:
+            self._head = b""
+            connection.send_request(self._forward.head.method, data)
+        else:
+            connection.send(data)
+        if not self._begun:
+            connection.deadline.set(self._forward.timeouts.first_byte)
+
+    def caller_left(self) -> None:
+        """Drop everything: nobody waits for the answer. The next hop sees it at once."""
+        self._is_over = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self._connection is not None:
+            self._connection.abort()
+
+    def pause_answer(self) -> None:
+        """Receive no more of the answer: the caller takes no more for now."""
+        self._answer_paused = True
+        if self._connection is not None:
+            self._connection.pause_answer()
+
+    def resume_answer(self) -> None:
+        """Receive again."""
+        self._answer_paused = False
+        if self._connection is not None and not self._is_over:
+            self._connection.resume_answer()
+            self._connection.deadline.set(self._patience())
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the head of the final answer was written to the caller."""
+        return self._begun
+
+    # The connection's side: Requester
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """Send what has been waiting for the connection."""
+        self._connection = connection
+        self._dialling = None
+        self._record.upstream = connection.transport
+        self._record.upstream_number = connection.requests + 1
+        if self._answer_paused:
+            connection.pause_answer()
+        self._held = 0
+        self.resume_request()
+        self.flush()
+
+    def dial_failed(self, error: Exception) -> None:
+        """Report that the request went nowhere."""
+        self._fail(error, stage="dial", executed="no")
+
+    def answer_received(self, events: Sequence[ResponseEvent]) -> None:
+        """Pass on what has come, as one write."""
+        lines: list[bytes] = []
+        pieces: list[bytes] = []
+        is_complete = False
+        for event in events:
+            if isinstance(event, bytes):
+                pieces.append(event)
+            elif isinstance(event, EndOfMessage):
+                is_complete = True
+            else:
+                lines.append(self._answer_head(event))
+        body = b"".join(pieces)
+        if body:
+            self._record.response_bytes += len(body)
+            lines.append(chunk(body) if self._chunked else body)
+        if is_complete and self._chunked:
+            lines.append(LAST_CHUNK)
+        data = b"".join(lines)
+        if data:
+            self._caller.write(data)
+        if self._is_over or self._connection is None:
+            return  # the caller was lost in the middle of the write
+        if is_complete:
+            self._complete(self._connection)
+        else:
+            self._connection.deadline.set(self._patience())
+
+    def connection_failed(self, error: Exception) -> None:
+        """Report how far the request, and its answer, had come."""
+        if self._begun:
+            self._fail(error, stage="body", executed="unknown")
+            return
+        stage: Stage = "head" if self._request_is_sent() else "send"
+        self._fail(error, stage=stage, executed=self._executed(error))
+
+    def timed_out(self) -> None:
+        """Judge whose silence it is, and end the exchange when it is the next hop's."""
+        if self._answer_paused:
+            self.caller_left()
+            self._caller.stalled()
+            return
+        connection = self._connection
+        if connection is None:
+            raise AssertionError("the deadline belongs to a connection")
+        if not self._begun and not self._request_complete and not self._request_paused:
+            # It is the caller who is slow with his request, and his own timer who watches that.
+            connection.deadline.set(self._forward.timeouts.first_byte)
+            return
+        connection.abort()
+        waited = self._patience()
+        missing = "more of its answer" if self._begun else "an answer"
+        self.connection_failed(TimeoutError(f"{missing} did not come within {waited:g} s"))
+
+    def pause_request(self) -> None:
+        """Read no more of the request: the next hop takes no more for now."""
+        self._pause_request()
+
+    def resume_request(self) -> None:
+        """Read on."""
+        if self._request_paused:
+            self._request_paused = False
+            self._caller.resume_request()
+
+    # Inside
+
+    def _take_request(self) -> bytes:
+        """Return what is to be sent now: head, body, last chunk, or whichever of them there is."""
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        if body and self._request.body is CHUNKED:
+            body = chunk(body)
+        end = b""
+        if self._request_complete:
+            end, self._last_chunk = self._last_chunk, b""
+        return b"".join((self._head, body, end))
+
+    def _answer_head(self, head: ResponseHead) -> bytes:
+        """Return the head for the caller, framed for him; nothing for an interim one that he may not see."""
+        if head.status < 200:
+            # 100 is of the hop that waits for it; HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+            if head.status == 100 or self._request.version == b"1.0":
+                return b""
+            return encode_response(replace(head, headers=without_hop_by_hop(head.headers)))
+        body = head.body
+        if body.kind in (BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE):
+            body = CHUNKED if self._request.version == b"1.1" else UNTIL_CLOSE
+        self._begun = True
+        self._chunked = body is CHUNKED
+        self._reusable = head.keep_alive
+        # An answer that overtakes the request leaves the rest of it unread, and so ends the connection.
+        self._keep_alive = self._request.keep_alive and self._request_complete
+        self._record.status = head.status
+        headers = without_hop_by_hop(head.headers)
+        return encode_response(ResponseHead(head.status, head.reason, headers, body, self._keep_alive))
+
+    def _complete(self, connection: UpstreamConnection) -> None:
+        self._is_over = True
+        connection.give_back(clean=self._reusable and self._request_is_sent())
+        self._caller.answer_complete(keep_alive=self._keep_alive)
+
+    def _fail(self, error: Exception, *, stage: Stage, executed: Executed) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        connection = None if self._connection is None else self._connection.transport
+        self._caller.answer_failed(ForwardFailure(stage, error, executed, connection), begun=self._begun)
+
+    def _executed(self, error: Exception) -> Executed:
+        """
+        Whether the next hop may have acted on a request that was at least begun to be sent.
+
+        A TLS 1.3 client may write before the server has judged its certificate. A fatal alert before any
+        answer on a fresh connection is that judgement, and the server has not looked at the request.
+        """
+        is_fresh = self._connection is not None and self._connection.requests == 1
+        return "no" if is_fresh and isinstance(error, TlsFailed) and error.alert is not None else "unknown"
+
+    def _request_is_sent(self) -> bool:
+        connection = self._connection
+        if connection is None or not self._request_complete or self._head or self._pieces:
+            return False
+        return not connection.transport.get_write_buffer_size()
+
+    def _pause_request(self) -> None:
+        if not self._request_paused:
+            self._request_paused = True
+            self._caller.pause_request()
+
+    def _patience(self) -> float:
+        return self._forward.timeouts.idle if self._begun else self._forward.timeouts.first_byte

@@ -1,0 +1,378 @@
+"""
+A link: a mux, the carrier below it, the streams above it, and the clock.
+
+The mux decides and this file acts: it feeds the mux with what the carrier brings, hands events to streams and
+to the handler, and gives the carrier what the mux wants sent, once per turn of the event loop and never more
+than the carrier takes (SPEC.md, scheduling). Both ends of a link are this class; the ``Side`` is a value.
+
+Reads never wait for writes: nothing here pauses the carrier's reading. What the link can be made to hold is
+the sum of the windows that the mux has granted.
+"""
+
+import asyncio
+from typing import Protocol, assert_never
+
+from sallyport.tunnel import events
+from sallyport.tunnel.errors import (
+    LinkLost,
+    LinkRefused,
+    LinkTimedOut,
+    ProtocolViolation,
+    StreamReset,
+    TunnelError,
+)
+from sallyport.tunnel.events import Event, Hello, HelloAck, Opening, Refusal
+from sallyport.tunnel.frames import GoAwayReason, ResetCode, StreamId
+from sallyport.tunnel.mux import Mux, Side
+from sallyport.tunnel.net.stream import Stream
+from sallyport.tunnel.windows import MemoryBudget
+
+
+class Carrier(Protocol):
+    """What a link asks of a carrier: whole messages, in order, without loss, or it fails (SPEC.md)."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether it would send a message now rather than keep it."""
+
+    def send(self, message: bytes) -> None:
+        """Send one message."""
+
+    def close(self) -> None:
+        """Close in order, behind what was sent."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class LinkHandler(Protocol):
+    """What a link tells its owner, and asks of him."""
+
+    def hello_received(self, link: "Link", hello: Hello) -> HelloAck | Refusal:
+        """Judge a gateway's HELLO (relay's side only)."""
+
+    def link_ready(self, link: "Link") -> None:
+        """The link is up: HELLO was answered by an ACK."""
+
+    def stream_opened(self, link: "Link", stream: Stream, opening: Opening) -> asyncio.Protocol:
+        """Give the protocol that will serve a new stream (gateway's side only)."""
+
+    def go_away_received(self, link: "Link", reason: GoAwayReason) -> None:
+        """The peer takes or opens no more streams on this link; those that are open go on."""
+
+    def link_lost(self, link: "Link", error: TunnelError | None) -> None:
+        """The link is down; None when this end closed it."""
+
+
+class Link:
+    """
+    One end of a link, from its carrier's opening to its loss.
+
+    Args:
+        side: Which end this is.
+        handler: Its owner.
+        budget: The memory that all links of this process share.
+        loop: The running loop; its clock is the link's.
+        hello: What the gateway says first; the relay's side has none.
+
+    Attributes:
+        peer_hello: On the relay's side, the HELLO that was accepted.
+        peer_ack: On the gateway's side, the ACK.
+        closed: Done when the link is lost.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        handler: LinkHandler,
+        *,
+        budget: MemoryBudget,
+        loop: asyncio.AbstractEventLoop,
+        hello: Hello | None = None,
+    ) -> None:
+        self.loop = loop
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.peer_hello: Hello | None = None
+        self.peer_ack: HelloAck | None = None
+        self.is_leaving = False  # a GO_AWAY was sent or received: no new streams
+        self._handler = handler
+        self._hello = hello
+        self._mux = Mux(side, now=loop.time(), budget=budget)
+        self._carrier: Carrier | None = None
+        self._streams: dict[StreamId, Stream] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._flush_due = False
+        self._ready = False
+        self._lost = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._arm_timer()  # The wait for HELLO includes the carrier's own opening.
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether streams can be opened."""
+        return self._ready and not (self.is_leaving or self._lost or self._closing)
+
+    @property
+    def stream_count(self) -> int:
+        """Return how many streams are open."""
+        return len(self._streams)
+
+    @property
+    def rtt(self) -> float | None:
+        """Return the last measured round trip in seconds, None before the first."""
+        return self._mux.rtt
+
+    # What the owner does
+
+    def open_stream(self, protocol: asyncio.Protocol, opening: Opening) -> Stream:
+        """
+        Open a stream and connect a protocol to it (relay's side).
+
+        Raises:
+            LimitReached: The link carries as many streams as it may.
+            LinkLost: The link is not up, or leaving.
+        """
+        if not self.is_ready:
+            raise LinkLost("the link is not up")
+        stream_id = self._mux.open_stream(opening, self.loop.time())
+        stream = self._add_stream(stream_id, opening, protocol)
+        self._schedule_flush()
+        return stream
+
+    def leave(self, reason: GoAwayReason) -> None:
+        """Announce that no new streams are wanted; those that are open go on."""
+        if self._lost or self.is_leaving or not self._ready:
+            return
+        self.is_leaving = True
+        self._mux.go_away(reason)
+        self._schedule_flush()
+
+    async def wait_idle(self) -> None:
+        """Wait until no stream is open."""
+        await self._idle.wait()
+
+    def close(self, reason: GoAwayReason) -> None:
+        """Announce the end and close the carrier behind it; streams that are open are lost."""
+        if self._lost or self._closing:
+            return
+        self.leave(reason)
+        self._flush()
+        self._closing = True
+        if self._carrier is None:
+            self._lose(None)
+        else:
+            self._carrier.close()
+
+    # What the carrier calls
+
+    def carrier_opened(self, carrier: Carrier) -> None:
+        """Begin to speak over a carrier that is open."""
+        self._carrier = carrier
+        if self._hello is not None:
+            self._mux.send_hello(self._hello)
+        self._flush()
+        self._arm_timer()
+
+    def message_received(self, message: bytes | bytearray | memoryview) -> None:
+        """Take one whole message; it may be lent for the time of the call only."""
+        if self._lost:
+            return
+        try:
+            happened = self._mux.receive(message, self.loop.time())
+        except ProtocolViolation as error:
+            self._break(error)
+            return
+        for event in happened:
+            self._handle(event)
+        if self._mux.has_output():
+            self._schedule_flush()
+        self._arm_timer()
+
+    def carrier_writable(self) -> None:
+        """Go on sending: the carrier takes messages again."""
+        self._flush()
+
+    def carrier_lost(self, error: Exception | None) -> None:
+        """Take note that the carrier has ended."""
+        if self._closing:
+            self._lose(None)
+        elif isinstance(error, TunnelError):
+            self._lose(error)
+        else:
+            lost = LinkLost(str(error) if error is not None else "the peer closed the connection")
+            lost.__cause__ = error
+            self._lose(lost)
+
+    # What streams call
+
+    def send_data(self, stream: Stream, data: bytes) -> None:
+        self._mux.send_data(stream.stream_id, data)
+        self._schedule_flush()
+
+    def finish_stream(self, stream: Stream) -> None:
+        self._mux.finish(stream.stream_id)
+        self._schedule_flush()
+
+    def reset_stream(self, stream: Stream, code: ResetCode) -> None:
+        self._mux.reset(stream.stream_id, code)
+        self._schedule_flush()
+
+    def consumed(self, stream: Stream, count: int) -> None:
+        self._mux.consumed(stream.stream_id, count, self.loop.time())
+        if self._mux.has_output():
+            self._schedule_flush()
+
+    def unsent(self, stream: Stream) -> int:
+        return self._mux.unsent(stream.stream_id)
+
+    def stream_ended(self, stream: Stream) -> None:
+        self._streams.pop(stream.stream_id, None)
+        if not self._streams:
+            self._idle.set()
+
+    # Events
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case events.DataReceived(stream=stream_id, data=data):
+                if (stream := self._streams.get(stream_id)) is not None:
+                    stream.deliver(data)
+                else:
+                    # The stream has ended here while its bytes were on their way: nobody else returns credit.
+                    self._mux.consumed(stream_id, len(data), self.loop.time())
+            case events.StreamOpened(stream=stream_id, opening=opening):
+                self._stream_opened(stream_id, opening)
+            case events.StreamWritable(stream=stream_id):
+                if (stream := self._streams.get(stream_id)) is not None:
+                    stream.drained()
+            case events.StreamFinished(stream=stream_id):
+                if (stream := self._streams.get(stream_id)) is not None:
+                    stream.deliver_eof()
+            case events.StreamWasReset(stream=stream_id, code=code):
+                if (stream := self._streams.pop(stream_id, None)) is not None:
+                    stream.lose(StreamReset(code, by_peer=True))
+            case events.HelloReceived(hello=hello):
+                self._judge(hello)
+            case events.LinkAccepted(ack=ack):
+                self.peer_ack = ack
+                self._become_ready()
+            case events.RefusalReceived(refusal=refusal):
+                self._lose(LinkRefused(refusal.code, refusal.text, refusal.retry_after))
+            case events.GoAwayReceived(reason=reason):
+                self.is_leaving = True
+                self._handler.go_away_received(self, reason)
+            case events.ControlReceived():
+                pass  # No CONTROL message is defined yet, and an unknown one is ignored by rule (SPEC.md).
+            case _:
+                assert_never(event)
+
+    def _stream_opened(self, stream_id: StreamId, opening: Opening) -> None:
+        stream = Stream(self, stream_id, opening)
+        protocol = self._handler.stream_opened(self, stream, opening)
+        self._connect_stream(stream, protocol)
+        if opening.first:
+            stream.deliver(opening.first)
+
+    def _add_stream(self, stream_id: StreamId, opening: Opening, protocol: asyncio.Protocol) -> Stream:
+        stream = Stream(self, stream_id, opening)
+        self._connect_stream(stream, protocol)
+        return stream
+
+    def _connect_stream(self, stream: Stream, protocol: asyncio.Protocol) -> None:
+        self._streams[stream.stream_id] = stream
+        self._idle.clear()
+        stream.set_protocol(protocol)
+        protocol.connection_made(stream)
+
+    def _judge(self, hello: Hello) -> None:
+        verdict = self._handler.hello_received(self, hello)
+        if isinstance(verdict, Refusal):
+            self._mux.refuse(verdict)
+            self._flush()
+            self._closing = True
+            if self._carrier is not None:
+                self._carrier.close()
+            return
+        self._mux.accept(verdict)
+        self.peer_hello = hello
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        self._ready = True
+        self._schedule_flush()
+        self._handler.link_ready(self)
+
+    # Sending
+
+    def _schedule_flush(self) -> None:
+        """Send at the end of this turn of the loop, so that all that is written in it leaves joined."""
+        if not self._flush_due and not self._lost:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        carrier = self._carrier
+        if carrier is None or self._lost or self._closing:
+            return
+        while carrier.is_writable and (message := self._mux.message_to_send()) is not None:
+            carrier.send(message)
+        for event in self._mux.drained():
+            self._handle(event)
+
+    # Time
+
+    def _arm_timer(self) -> None:
+        """
+        Be woken when the mux wants to be.
+
+        Deadlines mostly move into the future, message by message. So a timer that is armed stays, unless it
+        is too late, and what it finds on waking is judged by the mux.
+        """
+        due = self._mux.next_timeout()
+        if self._lost or due is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(due, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._lost:
+            return
+        try:
+            happened = self._mux.handle_timer(self.loop.time())
+        except LinkTimedOut as error:
+            self._break(error)
+            return
+        for event in happened:
+            self._handle(event)
+        self._schedule_flush()
+        self._arm_timer()
+
+    # The end
+
+    def _break(self, error: TunnelError) -> None:
+        """Give the link up: send the GO_AWAY that the mux may have queued, then drop the carrier."""
+        self._flush()
+        self._lose(error)
+
+    def _lose(self, error: TunnelError | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._carrier is not None:
+            self._carrier.close() if error is None or self._closing else self._carrier.abort()
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.lose(LinkLost("the link to the gateway or the relay was lost"))
+        self._mux.drop()
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._handler.link_lost(self, error)

@@ -1,0 +1,213 @@
+"""
+One mux stream as an asyncio transport.
+
+Whatever speaks to a TCP connection can speak to a stream: the relay splices the two, the gateway puts inner
+TLS on it. The stream keeps what ``asyncio.Transport`` promises and adds one thing, ``reset`` with a code.
+
+Credit follows the reader (SPEC.md, flow control): bytes count as taken when the protocol's ``data_received``
+has returned, and a protocol that pauses reading stops the credit, so the peer can be ahead of it by one
+window and no more. What arrived meanwhile is held here and is counted by the mux against the memory budget.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from sallyport.tunnel.errors import TunnelError
+from sallyport.tunnel.events import Opening
+from sallyport.tunnel.frames import ResetCode, StreamId
+from sallyport.tunnel.limits import HIGH_WATER
+
+if TYPE_CHECKING:
+    from sallyport.tunnel.net.link import Link
+
+# How long a stream that this end has closed waits for the other end's FINISH before it is reset: long
+# enough for a peer on a slow path to answer, short enough that a peer which never does costs little.
+_LINGER = 5.0
+
+
+class Stream(asyncio.Transport):
+    """
+    One stream of a link. Made by ``Link`` only.
+
+    Args:
+        link: The link that carries it.
+        stream_id: Its number on that link.
+        opening: What its OPEN said.
+    """
+
+    def __init__(self, link: "Link", stream_id: StreamId, opening: Opening) -> None:
+        super().__init__()
+        self._link = link
+        self.stream_id = stream_id
+        self.opening = opening
+        self._protocol: asyncio.Protocol | None = None
+        self._held: deque[bytes] = deque()
+        self._reading = True
+        self._writing = True  # False while the protocol is asked to pause
+        self._eof_received = False  # the peer's FINISH has come, though perhaps not been delivered
+        self._eof_delivered = False
+        self._eof_sent = False
+        self._closing = False
+        self._lost = False
+        self._linger: asyncio.TimerHandle | None = None
+
+    # Receiving: called by the link
+
+    def deliver(self, data: bytes) -> None:
+        """Hand data to the protocol, or hold it while the protocol does not read."""
+        if self._reading and not self._held:
+            self._take(data)
+        else:
+            self._held.append(data)
+
+    def deliver_eof(self) -> None:
+        """Take note of the peer's FINISH; the protocol hears of it behind the data."""
+        self._eof_received = True
+        self._pump()
+
+    def lose(self, error: TunnelError | None) -> None:
+        """End the stream: nothing is delivered or sent any more."""
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        self._held.clear()
+        if self._linger is not None:
+            self._linger.cancel()
+        self._link.stream_ended(self)
+        if self._protocol is not None:
+            self._protocol.connection_lost(error)
+
+    def drained(self) -> None:
+        """Take note that the mux has sent enough of what was written."""
+        if not self._writing and not self._lost:
+            self._writing = True
+            if self._protocol is not None:
+                self._protocol.resume_writing()
+
+    # Reading: the transport's side
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._lost:
+            self._reading = True
+            self._pump()
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    # Writing: the transport's side
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or self._eof_sent or not data:
+            return
+        # The mux keeps what it is given until there is credit, so it must own it.
+        self._link.send_data(self, data if isinstance(data, bytes) else bytes(data))
+        if self._writing and self._unsent() > HIGH_WATER:
+            self._writing = False
+            if self._protocol is not None:
+                self._protocol.pause_writing()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if self._closing or self._eof_sent:
+            return
+        self._send_eof()
+        self._end_if_both_finished()
+
+    def close(self) -> None:
+        """Send what was written, then FINISH; what still comes is discarded for a few seconds."""
+        if self._closing:
+            return
+        self._closing = True
+        self._discard_held()
+        self._send_eof()
+        if not self._lost and not self._end_if_both_finished():
+            self._linger = self._link.loop.call_later(_LINGER, self.abort)
+
+    def abort(self) -> None:
+        self.reset(ResetCode.CANCELLED)
+
+    def reset(self, code: ResetCode) -> None:
+        """End the stream at once in both directions, and tell the peer why (SPEC.md, reset codes)."""
+        if self._lost:
+            return
+        self._closing = True
+        self._link.reset_stream(self, code)
+        # Like asyncio, tell the protocol in a turn of its own: abort() is called from inside its methods.
+        self._link.loop.call_soon(self.lose, None)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Keep the stream's own limits: what it buffers is part of the mux's accounting."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._lost else self._unsent()
+
+    # What it is
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        if self._protocol is None:
+            raise AssertionError("a stream is given its protocol before anybody sees it")
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "opening":
+            return self.opening
+        if name == "peername":
+            return self.opening.address
+        return default
+
+    # Inside
+
+    def _take(self, data: bytes) -> None:
+        if not self._closing and self._protocol is not None:
+            self._protocol.data_received(data)
+        if not self._lost:
+            self._link.consumed(self, len(data))
+
+    def _pump(self) -> None:
+        """Deliver what was held, as far as the protocol reads; then the end, if it has come."""
+        while self._held and (self._reading or self._closing):
+            self._take(self._held.popleft())
+        if self._held or not self._eof_received or self._eof_delivered or self._lost:
+            return
+        if not (self._reading or self._closing):
+            return
+        self._eof_delivered = True
+        keep_open = self._protocol is not None and not self._closing and self._protocol.eof_received()
+        if not keep_open:
+            self.close()
+        self._end_if_both_finished()
+
+    def _discard_held(self) -> None:
+        count = sum(map(len, self._held))
+        self._held.clear()
+        if count:
+            self._link.consumed(self, count)
+
+    def _send_eof(self) -> None:
+        if not self._eof_sent and not self._lost:
+            self._eof_sent = True
+            self._link.finish_stream(self)
+
+    def _end_if_both_finished(self) -> bool:
+        """Forget the stream when both directions have ended in order."""
+        if self._lost or not (self._eof_sent and self._eof_received):
+            return False
+        if not self._eof_delivered and not self._closing:
+            return False
+        self._link.loop.call_soon(self.lose, None)
+        return True
+
+    def _unsent(self) -> int:
+        return self._link.unsent(self)

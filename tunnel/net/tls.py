@@ -1,0 +1,244 @@
+"""
+TLS over any asyncio transport: a protocol to what is below, a transport to what is above.
+
+Below is a TCP connection or a mux ``Stream``; above is an ordinary ``asyncio.Protocol``. The same class ends
+the inner TLS at the gateway, begins it at the connector, and carries the link on both of its ends.
+
+The rules it keeps:
+
+* The protocol above hears ``connection_made`` only when the handshake is complete *and* ``verify`` has judged
+  the peer, so nobody above can write a byte to a peer that was not checked.
+* It hears ``connection_lost`` always and once, with the reason; also when the handshake failed.
+* The peer's close_notify is ``eof_received``; an end of file without it, ``connection_lost(TlsTruncated)``.
+* ``close`` sends close_notify, ``abort`` does not, so that a cut answer cannot be taken for a whole one.
+
+Deliberately absent: half-close by us (nobody above has a use for it) and buffering (what is below buffers).
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
+from sallyport.tunnel.tls_engine import TlsEngine
+
+
+class TlsTransport(asyncio.Transport, asyncio.Protocol):
+    """
+    One TLS connection, from the first byte of its handshake to its close.
+
+    Args:
+        engine: A fresh engine.
+        upper: The protocol above. ``set_protocol`` may replace it, for instance in its ``connection_made``.
+        loop: The running loop, for the handshake's timer.
+        verify: Judges the peer after the handshake; what it raises refuses the peer and becomes the
+            reason of ``connection_lost``.
+        handshake_timeout: Seconds from the start to a complete handshake.
+    """
+
+    def __init__(
+        self,
+        engine: TlsEngine,
+        upper: asyncio.Protocol,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        verify: Callable[[ssl.SSLObject], None],
+        handshake_timeout: float,
+    ) -> None:
+        super().__init__()
+        self._engine = engine
+        self._upper = upper
+        self._verify = verify
+        self._timer = loop.call_later(handshake_timeout, self._handshake_timed_out)
+        self._lower: asyncio.Transport | None = None
+        self._admitted = False  # the protocol above knows this transport
+        self._closing = False
+        self._lost = False
+        self._reading = True
+        self._held = b""  # plaintext that came while the protocol above was not reading
+        self._eof_due = False
+        # What a client wrote first, its ClientHello: logs take their reference from it.
+        self.first_flight = b""
+
+    # From below: the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._lower = cast(asyncio.Transport, transport)
+        if self._engine.tls.server_side:
+            return
+        try:
+            self._engine.start()
+        except TlsFailed as error:
+            self._fail(error)
+            return
+        self.first_flight = self._engine.data_to_send()
+        self._lower.write(self.first_flight)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lost:
+            return
+        try:
+            plaintext = self._engine.receive(data)
+        except TunnelError as error:
+            self._fail(error)
+            return
+        self._flush()
+        if not self._admitted and self._engine.handshake_complete and not self._admit():
+            return
+        if plaintext:
+            self._deliver(plaintext)
+        if self._engine.peer_closed:
+            self._deliver_eof()
+
+    def eof_received(self) -> bool:
+        if self._lost:
+            return False
+        try:
+            self._engine.receive_eof()
+        except TlsTruncated as error:
+            self._fail(error)
+            return False
+        # The peer has closed in order and may still read: what is above decides when this end closes.
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and not self._closing and not self._engine.peer_closed:
+            exc = TlsTruncated("after the handshake" if self._admitted else "during the handshake")
+        self._lose(exc)
+
+    def pause_writing(self) -> None:
+        if self._admitted and not self._lost:
+            self._upper.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._admitted and not self._lost:
+            self._upper.resume_writing()
+
+    # From above: the transport's methods
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or self._lost or not data:
+            return
+        try:
+            self._engine.send(memoryview(data))
+        except TlsFailed as error:
+            self._fail(error)
+            return
+        self._flush()
+
+    def close(self) -> None:
+        if self._closing or self._lost:
+            return
+        self._closing = True
+        self._timer.cancel()
+        self._engine.close()
+        self._flush()
+        if self._lower is not None:
+            self._lower.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        if self._lower is not None:
+            self._lower.abort()
+
+    def is_closing(self) -> bool:
+        return self._closing or self._lost
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self._reading = False
+        if self._lower is not None:
+            self._lower.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._reading = True
+        held, self._held = self._held, b""
+        if held:
+            self._deliver(held)
+        if self._reading and self._eof_due:
+            self._deliver_eof()
+        if self._reading and self._lower is not None and not self.is_closing():
+            self._lower.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._reading
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._upper = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._upper
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if self._lower is not None:
+            self._lower.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._lower is None else self._lower.get_write_buffer_size()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "ssl_object":
+            return self._engine.tls
+        return default if self._lower is None else self._lower.get_extra_info(name, default)
+
+    # Inside
+
+    def _admit(self) -> bool:
+        """Judge the peer and introduce it to the protocol above; False when it was refused."""
+        self._timer.cancel()
+        try:
+            self._verify(self._engine.tls)
+        except Exception as error:
+            # Whatever the judge raises, a refusal or a mistake of ours, the peer stays outside.
+            self._fail(error)
+            return False
+        self._admitted = True
+        self._upper.connection_made(self)
+        return not self.is_closing()
+
+    def _deliver(self, plaintext: bytes) -> None:
+        if self._closing:
+            return
+        if self._reading:
+            self._upper.data_received(plaintext)
+        else:
+            self._held += plaintext
+
+    def _deliver_eof(self) -> None:
+        if self._closing or self._lost:
+            return
+        if not self._reading:
+            self._eof_due = True
+            return
+        self._eof_due = False
+        if not self._upper.eof_received():
+            self.close()
+
+    def _flush(self) -> None:
+        data = self._engine.data_to_send()
+        if data and self._lower is not None:
+            self._lower.write(data)
+
+    def _handshake_timed_out(self) -> None:
+        self._fail(TlsFailed(None, "the handshake took too long"))
+
+    def _fail(self, error: Exception) -> None:
+        """Tell the peer by whatever alert the engine has ready, and the protocol above by name."""
+        self._flush()
+        if self._lower is not None:
+            if isinstance(error, TlsTruncated):
+                self._lower.abort()
+            else:
+                self._lower.close()
+        self._lose(error)
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        self._closing = True
+        self._timer.cancel()
+        self._upper.connection_lost(error)

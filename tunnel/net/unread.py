@@ -1,0 +1,74 @@
+"""
+Bytes that stand in a socket's receive buffer while its transport is not reading.
+
+Two things that asyncio's transports do not offer, and that an HTTP hop needs:
+
+* ``read_unread``: a server may answer early, close, and be sent more of the request; then its reset arrives
+  right behind its answer. The first write after that fails, the loop (asyncio and uvloop alike) closes
+  the transport, and the answer, whole and acknowledged, is thrown away unread. But the transport closes
+  its socket only after ``connection_lost`` has returned, and Linux keeps what was received before a reset.
+  So the protocol at the bottom (for TLS, ``TlsTransport``) can still read it there.
+* ``has_unread``: whether a connection that should be idle has bytes or an end of file waiting, which the
+  loop has not got round to telling. It makes the window in which a pooled connection is taken for alive,
+  though its server has closed it, a system call wide instead of a loop turn.
+"""
+
+import asyncio
+import os
+import select
+import socket
+
+_PIECE = 256 * 1024
+
+# More than a kernel's receive buffer holds (6 MiB by default): a bound for a peer that goes on sending.
+_MOST = 16 * 1024 * 1024
+
+
+def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
+    """
+    Return what the socket of a lost connection still holds; never waits.
+
+    To be called from ``connection_lost``, where the socket is still open.
+
+    Args:
+        transport: The transport that owns the socket. Nothing is read for one that does not, such as a mux
+            stream, or TLS, where what the socket holds is not what its user would have received.
+    """
+    if transport is None or transport.get_extra_info("ssl_object") is not None:
+        return b""
+    descriptor = _descriptor(transport)
+    if descriptor is None:
+        return b""
+    pieces, total = [], 0
+    # A socket object of our own, on a duplicate, because the transport's is not to be read from.
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.setblocking(False)
+        while total < _MOST:
+            try:
+                piece = duplicate.recv(_PIECE)
+            except OSError:
+                # Nothing more, or the error that ended the connection, which its transport has reported.
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            total += len(piece)
+    return b"".join(pieces)
+
+
+def has_unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes, an end of file or an error wait in the transport's socket; False where it has none."""
+    descriptor = _descriptor(transport)
+    if descriptor is None or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _descriptor(transport: asyncio.BaseTransport) -> int | None:
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return None
+    descriptor = sock.fileno()
+    return descriptor if isinstance(descriptor, int) and descriptor >= 0 else None

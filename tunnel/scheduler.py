@@ -1,0 +1,232 @@
+"""
+The scheduler: what goes into the next message (SPEC.md §10).
+
+Two classes of frames. *Control* frames go first and never wait for data: answers to PING, then frames in the
+order in which they were made, then credit. *Data* goes by turns: each stream that has data and credit sends one
+frame of at most ``TURN`` bytes and goes to the end of the queue, so that a small reply passes a bulk transfer
+after one turn of each other stream. A stream that is alone uses the whole message. FINISH goes behind its
+stream's data; a stream that is reset takes its data with it.
+
+Decisions are made when a message is pulled and not before, so whoever pulls should do it as late as he can.
+
+What a peer can make us queue is bounded: credit of one stream merges into one frame, PONGs beyond a few are
+dropped, and the mux ends a link whose other control frames pass ``CONTROL_LANE``.
+"""
+
+from collections import OrderedDict, deque
+from itertools import islice
+from typing import Final
+
+from sallyport.tunnel.frames import (
+    HEADER,
+    HEADER_SIZE,
+    FrameType,
+    StreamId,
+    encode,
+    encode_credit,
+)
+from sallyport.tunnel.limits import (
+    DATA_MAX,
+    HIGH_WATER,
+    INITIAL_WINDOW,
+    JOINED_MESSAGE,
+    LOW_WATER,
+    PENDING_PONGS,
+    TURN,
+)
+
+_CREDIT_FRAME: Final = HEADER_SIZE + 4
+# A frame that the end of a message would cut to less than this waits for the next message instead.
+_SLIVER: Final = 1024
+
+_Pieces = list[bytes | memoryview]
+
+
+class SendLane:
+    """
+    One stream's data on its way out.
+
+    Args:
+        stream: The stream's number.
+
+    Attributes:
+        stream: The stream's number.
+        credit: What the peer still takes, in bytes.
+        unsent: Bytes that wait.
+        is_finishing: Whether FINISH follows the data.
+        has_sent: Whether data left since somebody last set this to False.
+    """
+
+    __slots__ = ("chunks", "credit", "has_sent", "is_finishing", "is_full", "stream", "unsent")
+
+    def __init__(self, stream: StreamId) -> None:
+        self.stream: Final = stream
+        self.chunks: Final[deque[bytes | memoryview]] = deque()
+        self.credit = INITIAL_WINDOW
+        self.unsent = 0
+        self.is_finishing = False
+        self.is_full = False
+        self.has_sent = False
+
+    def take(self, count: int, pieces: _Pieces) -> None:
+        """Move so many waiting bytes to a message."""
+        self.unsent -= count
+        self.credit -= count
+        self.has_sent = True
+        while count:
+            chunk = self.chunks.popleft()
+            if len(chunk) > count:
+                view = memoryview(chunk)
+                self.chunks.appendleft(view[count:])
+                chunk = view[:count]
+            pieces.append(chunk)
+            count -= len(chunk)
+
+
+class Scheduler:
+    """
+    One link's output.
+
+    Attributes:
+        control_bytes: Bytes of control frames that wait, other than credit and PONGs.
+    """
+
+    __slots__ = ("_control", "_drained", "_finished", "_pongs", "_turns", "_windows", "control_bytes")
+
+    def __init__(self) -> None:
+        self.control_bytes = 0
+        self._control: Final[deque[bytes]] = deque()
+        self._pongs: Final[deque[bytes]] = deque(maxlen=PENDING_PONGS)
+        self._windows: Final[dict[StreamId, int]] = {}
+        self._turns: Final[OrderedDict[StreamId, SendLane]] = OrderedDict()
+        self._drained: list[StreamId] = []
+        self._finished: list[StreamId] = []
+
+    # Queueing
+
+    def send_control(self, frame: bytes) -> None:
+        """Queue a control frame behind those that wait."""
+        self._control.append(frame)
+        self.control_bytes += len(frame)
+
+    def send_pong(self, payload: bytes) -> None:
+        """Queue a PONG; the oldest is dropped when the peer does not read."""
+        self._pongs.append(encode(FrameType.PONG, 0, payload))
+
+    def send_window(self, stream: StreamId, credit: int) -> None:
+        """Queue credit; what waits for the same stream goes in one frame."""
+        self._windows[stream] = self._windows.get(stream, 0) + credit
+
+    def send_data(self, lane: SendLane, data: bytes) -> None:
+        """Queue data behind what the stream has queued."""
+        lane.chunks.append(data)
+        lane.unsent += len(data)
+        if lane.unsent > HIGH_WATER:
+            lane.is_full = True
+        if lane.credit:
+            self._turns[lane.stream] = lane
+
+    def finish(self, lane: SendLane) -> None:
+        """Queue FINISH behind the stream's data."""
+        lane.is_finishing = True
+        if lane.credit or not lane.unsent:
+            self._turns[lane.stream] = lane
+
+    def add_credit(self, lane: SendLane, credit: int) -> None:
+        """Let a stream send more."""
+        lane.credit += credit
+        if lane.unsent:
+            self._turns[lane.stream] = lane
+
+    def drop(self, stream: StreamId) -> None:
+        """Forget a stream's data and credit: it was reset, or its receiving side has ended."""
+        self._turns.pop(stream, None)
+        self._windows.pop(stream, None)
+
+    def drop_credit(self, stream: StreamId) -> None:
+        """Forget credit that a stream's peer does not need any more."""
+        self._windows.pop(stream, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.control_bytes = 0
+        self._control.clear()
+        self._pongs.clear()
+        self._windows.clear()
+        self._turns.clear()
+
+    # Sending
+
+    @property
+    def has_output(self) -> bool:
+        """Whether ``next_message`` has something."""
+        return bool(self._turns or self._control or self._windows or self._pongs)
+
+    def next_message(self) -> bytes | None:
+        """Make the next message, or None when nothing may go."""
+        pieces: _Pieces = []
+        room = JOINED_MESSAGE
+        if self._control or self._windows or self._pongs:
+            room = self._add_control(pieces, room)
+        if self._turns:
+            self._add_data(pieces, room)
+        return b"".join(pieces) if pieces else None
+
+    def take_drained(self) -> list[StreamId]:
+        """Return the streams that fell to ``LOW_WATER`` since the last call, after passing ``HIGH_WATER``."""
+        drained, self._drained = self._drained, []
+        return drained
+
+    def take_finished(self) -> list[StreamId]:
+        """Return the streams whose FINISH has left since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _add_control(self, pieces: _Pieces, room: int) -> int:
+        """Add as many control frames as fit, and return the room that is left, 0 when some did not fit."""
+        pieces.extend(self._pongs)
+        room -= sum(map(len, self._pongs))
+        self._pongs.clear()
+        control = self._control
+        while control:
+            if len(control[0]) > room:
+                return 0
+            frame = control.popleft()
+            self.control_bytes -= len(frame)
+            room -= len(frame)
+            pieces.append(frame)
+        for stream in list(islice(self._windows, room // _CREDIT_FRAME)):
+            pieces.append(encode_credit(FrameType.WINDOW, stream, self._windows.pop(stream)))
+            room -= _CREDIT_FRAME
+        return 0 if self._windows else room
+
+    def _add_data(self, pieces: _Pieces, room: int) -> None:
+        """Give streams their turns until the message is full or nobody may send."""
+        turns = self._turns
+        while turns and room > HEADER_SIZE:
+            stream, lane = turns.popitem(last=False)
+            # Nobody else waits, so a large frame delays nobody; alone in a message it may fill it to the brim.
+            most = TURN - HEADER_SIZE if turns else DATA_MAX
+            wanted = min(lane.unsent, lane.credit, most)
+            size = wanted if not pieces else min(wanted, room - HEADER_SIZE)
+            if size < wanted and size < _SLIVER:
+                turns[stream] = lane
+                turns.move_to_end(stream, last=False)
+                return
+            if size:
+                pieces.append(HEADER.pack(FrameType.DATA, 0, 0, stream, size))
+                lane.take(size, pieces)
+                room -= HEADER_SIZE + size
+                if lane.is_full and lane.unsent <= LOW_WATER:
+                    lane.is_full = False
+                    self._drained.append(stream)
+            if lane.unsent:
+                if lane.credit:
+                    turns[stream] = lane
+            elif lane.is_finishing:
+                if room < HEADER_SIZE:
+                    turns[stream] = lane
+                    return
+                pieces.append(encode(FrameType.FINISH, stream))
+                room -= HEADER_SIZE
+                self._finished.append(stream)

@@ -1,0 +1,170 @@
+"""
+TLS as an engine over memory buffers: bytes in, bytes out, no socket (style 6).
+
+One engine is one end of one TLS 1.3 connection. The inner layer (caller to gateway) and the outer one
+(gateway to relay) both run on it, for three reasons that asyncio's own TLS does not give on Python 3.11:
+
+* an alert that we send on failure really leaves (asyncio drops it, and the peer of a refused certificate
+  sees a handshake that succeeded and then an end of file);
+* an end of file without close_notify is an error, never a short success (RFC 8446 §6.1);
+* one read buffer of the size that is needed, instead of 256 KiB a connection.
+
+How to drive it: ``start`` on the client's side, then for whatever arrives ``receive``. After *every* call,
+also after one that raised, write what ``data_to_send`` gives to the network: that is where the alert is.
+The engine takes no decision about who the peer is beyond what its context checks; see ``certs.verify``.
+"""
+
+import ssl
+
+from sallyport.tunnel.errors import TlsFailed, TlsTruncated
+
+# OpenSSL hands out one record (at most 16 KiB of plaintext) a read, so a larger buffer is never filled.
+_RECORD = 16 * 1024
+
+# OpenSSL's names for a received alert are "<era>_ALERT_<name>" and, for the later ones, "<era>_<name>".
+_ALERT_PREFIXES = ("SSLV3_ALERT_", "TLSV1_ALERT_", "TLSV13_ALERT_")
+_ALERTS_WITHOUT_INFIX = {
+    "TLSV1_UNRECOGNIZED_NAME": "unrecognized_name",
+    "TLSV1_UNSUPPORTED_EXTENSION": "unsupported_extension",
+    "TLSV1_BAD_CERTIFICATE_STATUS_RESPONSE": "bad_certificate_status_response",
+}
+
+
+class TlsEngine:
+    """
+    One end of one TLS connection over memory buffers.
+
+    Args:
+        context: Made by ``certs.contexts``, which sets every flag.
+        server_side: Whether this end accepts.
+        server_hostname: The name to send as SNI and to check; clients only.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "handshake_complete", "peer_closed", "tls")
+
+    def __init__(
+        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+    ) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self.handshake_complete = False
+        self.peer_closed = False
+
+    # Receiving
+
+    def start(self) -> None:
+        """
+        Begin the handshake; on the client's side this writes the ClientHello.
+
+        Raises:
+            TlsFailed: The context cannot make a hello.
+        """
+        self._shake_hands()
+
+    def receive(self, data: bytes | memoryview) -> bytes:
+        """
+        Feed bytes from the network and return the plaintext that they complete, which may be empty.
+
+        ``handshake_complete`` and ``peer_closed`` may have changed afterwards. A close_notify ends the
+        plaintext: what the peer sends behind it is ignored, as RFC 8446 §6.1 wants.
+
+        Raises:
+            TlsFailed: The handshake or a record failed, or the peer sent a fatal alert.
+        """
+        if self.peer_closed:
+            return b""
+        self._incoming.write(data)
+        if not self.handshake_complete and not self._shake_hands():
+            return b""
+        return self._decrypt()
+
+    def receive_eof(self) -> None:
+        """
+        Take note that the network has ended.
+
+        Raises:
+            TlsTruncated: There was no close_notify before, so what came may not be all.
+        """
+        if not self.peer_closed:
+            raise TlsTruncated("after the handshake" if self.handshake_complete else "during the handshake")
+
+    # Sending
+
+    def send(self, data: bytes | memoryview) -> None:
+        """
+        Encrypt data.
+
+        Raises:
+            TlsFailed: The connection has failed before.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self.tls.write(rest) :]
+        except ssl.SSLError as error:
+            raise _failure(error) from error
+
+    def close(self) -> None:
+        """Send close_notify, once the handshake is complete; there is nothing to close before."""
+        if not self.handshake_complete:
+            return
+        try:
+            self.tls.unwrap()
+        except ssl.SSLError:
+            # unwrap() also waits for the peer's close_notify, which a memory buffer answers with "want
+            # read"; and a connection that has failed has no close_notify to send. Neither is news.
+            return
+
+    def data_to_send(self) -> bytes:
+        """Return what must be written to the network now, which may be empty."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    # Inside
+
+    def _shake_hands(self) -> bool:
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise _failure(error) from error
+        except ValueError as error:
+            # The only ValueError here is a server name that cannot be encoded as SNI.
+            raise TlsFailed(None, str(error)) from error
+        self.handshake_complete = True
+        return True
+
+    def _decrypt(self) -> bytes:
+        chunks = []
+        read, incoming, pending = self.tls.read, self._incoming, self.tls.pending
+        try:
+            # Asking OpenSSL once more than there are records costs an exception, so ask the buffers first.
+            while incoming.pending or pending():
+                chunk = read(_RECORD)
+                if not chunk:
+                    self.peer_closed = True
+                    break
+                chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            pass  # The rest is the beginning of a record, or a post-handshake message without plaintext.
+        except ssl.SSLZeroReturnError:
+            self.peer_closed = True
+        except ssl.SSLError as error:
+            raise _failure(error) from error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _failure(error: ssl.SSLError) -> TlsFailed:
+    """Translate OpenSSL's error: which alert the peer sent, or what this end found wrong."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsFailed(None, error.verify_message)
+    reason = error.reason or ""
+    alert = _ALERTS_WITHOUT_INFIX.get(reason)
+    for prefix in _ALERT_PREFIXES:
+        if reason.startswith(prefix):
+            alert = reason.removeprefix(prefix).lower()
+    detail = reason.replace("_", " ").lower() or "TLS failed"
+    return TlsFailed(alert, detail)
