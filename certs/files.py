@@ -151,20 +151,28 @@ class IdentityDirectory:
         """
         The files of a gateway leaf.
         """
-        return self._leaf(Role.GATEWAY, name)
+        return self.leaf(Role.GATEWAY, name)
 
     def link(self, name: str) -> LeafFiles:
         """
         The files of a link leaf.
         """
-        return self._leaf(Role.LINK, name)
+        return self.leaf(Role.LINK, name)
+
+    def leaf(self, role: Role, name: str) -> LeafFiles:
+        """
+        The files of a leaf with a role: of a gateway or a link.
+        """
+        # A name that is no identity could also be a path that leads out of the directory.
+        Identity(self.tunnel_id().label, role, name)
+        folder = self.path / role
+        return LeafFiles(folder / f"{name}.pem", folder / f"{name}.key")
 
     def caller_bundle(self, name: str) -> Path:
         """
         The bundle of a caller.
         """
-        # A name that is no identity could also be a path that leads out of the directory.
-        Identity(self.tunnel_id().label, Role.CALLER, name)
+        Identity(self.tunnel_id().label, Role.CALLER, name)  # as above
         return self.path / "callers" / f"{name}.bundle.pem"
 
     def root_certificate(self) -> x509.Certificate:
@@ -227,8 +235,3 @@ class IdentityDirectory:
             return relay_address(address)
         except NameRefused as error:
             raise FileRefused(self.settings_path, f"is wrong: {error}", error.hint) from error
-
-    def _leaf(self, role: Role, name: str) -> LeafFiles:
-        Identity(self.tunnel_id().label, role, name)  # as above
-        folder = self.path / str(role)
-        return LeafFiles(folder / f"{name}.pem", folder / f"{name}.key")

@@ -125,7 +125,7 @@ def issue_leaf(
         FileRefused: if the issuing CA's files cannot be used, or the new ones not be written.
         CertificateRefused: if what would be issued is not good; say, because the issuing CA has expired.
     """
-    files = directory.gateway(name) if role is Role.GATEWAY else directory.link(name)
+    files = directory.leaf(role, name)
     for path in (files.certificate, files.key):
         _require_absent(path, role, name, replace=replace)
     issued = _issue(directory, role, name, now)

@@ -23,11 +23,17 @@ _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _LEAST_RSA_BITS: Final = 2048
 _HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
+_MADE_BY_INIT: Final = "use the CAs that `sallyport certs init` made for this tunnel"
+_MADE_BY_ISSUE: Final = "use a certificate that `sallyport certs issue` made"
+
 
 # Whose chain, and who
 
 
 def require_anchor(anchor: Facts, label: str) -> None:
+    """
+    Demand that the chain ends in the tunnel's own root: its key gives the ID, its Subject says so.
+    """
     if anchor.key_id.label != label:
         raise anchor.refusal(
             Rule.ANCHOR,
@@ -43,6 +49,9 @@ def require_anchor(anchor: Facts, label: str) -> None:
 
 
 def require_identity(leaf: Facts, *, role: Role, label: str) -> Identity:
+    """
+    Demand exactly one URI, of this tunnel and this role, and return whom it names.
+    """
     if leaf.identity is None:
         count = len(leaf.uris)
         wrong = (
@@ -70,6 +79,9 @@ def require_identity(leaf: Facts, *, role: Role, label: str) -> Identity:
 
 
 def require_shape(members: Sequence[Facts]) -> None:
+    """
+    Demand leaf, issuing CA and root, with at most a successor root's cross certificate above the issuing CA.
+    """
     leaf = members[0]
     if len(members) not in (3, 4):
         raise leaf.refusal(
@@ -86,6 +98,9 @@ def require_shape(members: Sequence[Facts]) -> None:
 
 
 def require_issuer(issuer: Facts, *, role: Role, label: str) -> None:
+    """
+    Demand that a leaf of this role stands under the issuing CA for it. TLS alone accepts either.
+    """
     wanted = ISSUED_BY[role]
     if issuer.subject != wanted.subject(label):
         raise issuer.refusal(
@@ -97,12 +112,19 @@ def require_issuer(issuer: Facts, *, role: Role, label: str) -> None:
 
 def require_issuing(authority: Facts, *, issuing: Issuing, label: str) -> None:
     """
-    Demand the Subject of one of the tunnel's issuing CAs.
+    Demand one of the tunnel's issuing CAs; of ``callers``, that it can vouch for no server name at all.
     """
     if authority.subject != issuing.subject(label):
         raise authority.refusal(
-            Rule.ISSUER, f"is not the issuing CA with the Subject CN={issuing.subject(label)}"
+            Rule.ISSUER, f"is not the issuing CA with the Subject CN={issuing.subject(label)}", _MADE_BY_INIT
         )
+    if issuing is Issuing.CALLERS and authority.constraints is not None:
+        excluded = _dns(authority.constraints.excluded_subtrees)
+        for name in _dns(authority.constraints.permitted_subtrees):
+            if not any(_is_within(name, subtree) for subtree in excluded):
+                raise authority.refusal(
+                    Rule.NAME_CONSTRAINTS, f"does not exclude the server name {name!a}", _MADE_BY_INIT
+                )
 
 
 def require_authority(authority: Facts, *, below: int, label: str) -> None:
@@ -110,16 +132,20 @@ def require_authority(authority: Facts, *, below: int, label: str) -> None:
     Judge a CA with ``below`` other CAs under it in this chain.
     """
     if not authority.is_ca:
-        raise authority.refusal(Rule.CA, "signs certificates but is no CA")
+        raise authority.refusal(Rule.CA, "signs certificates but is no CA", _MADE_BY_INIT)
     if authority.path_length is None or authority.path_length < below:
         allowed = "no limit on" if authority.path_length is None else f"at most {authority.path_length} of"
-        raise authority.refusal(Rule.PATH_LENGTH, f"states {allowed} the CAs below it, and has {below}")
+        raise authority.refusal(
+            Rule.PATH_LENGTH, f"states {allowed} the CAs below it, and has {below}", _MADE_BY_INIT
+        )
     if authority.key_usage is None or not authority.key_usage.key_cert_sign:
-        raise authority.refusal(Rule.KEY_USAGE, "has no key usage keyCertSign, yet signs certificates")
+        raise authority.refusal(
+            Rule.KEY_USAGE, "has no key usage keyCertSign, yet signs certificates", _MADE_BY_INIT
+        )
     if authority.issuing is not None:
         _require_usage(authority, ISSUING_USAGE[Issuing(authority.issuing[1])])
     if authority.constraints is None or not authority.constraints_critical:
-        raise authority.refusal(Rule.NAME_CONSTRAINTS, "carries no critical name constraints")
+        raise authority.refusal(Rule.NAME_CONSTRAINTS, "carries no critical name constraints", _MADE_BY_INIT)
     outside = [
         name for name in _dns(authority.constraints.permitted_subtrees) if not name.startswith(f"{label}.")
     ]
@@ -127,6 +153,7 @@ def require_authority(authority: Facts, *, below: int, label: str) -> None:
         raise authority.refusal(
             Rule.NAME_CONSTRAINTS,
             f"may vouch for {ascii(outside[0]) if outside else 'any DNS name'}, beyond {label}.<domain>",
+            _MADE_BY_INIT,
         )
     _require_known_extensions(authority)
 
@@ -138,27 +165,36 @@ def require_no_address(authority: Facts) -> None:
     excluded = (authority.constraints.excluded_subtrees if authority.constraints else None) or ()
     networks = [subtree.value for subtree in excluded if isinstance(subtree, x509.IPAddress)]
     if any(network not in networks for network in ANY_IP):
-        raise authority.refusal(Rule.NAME_CONSTRAINTS, "may vouch for IP addresses")
+        raise authority.refusal(Rule.NAME_CONSTRAINTS, "may vouch for IP addresses", _MADE_BY_INIT)
 
 
 def require_leaf(leaf: Facts, *, role: Role, label: str) -> None:
+    """
+    Demand a leaf that can do what its role does, under the names that the profile gives it, and nothing else.
+    """
     if leaf.is_ca is not False:
-        raise leaf.refusal(Rule.CA, "does not say CA:FALSE, as a leaf must")
+        raise leaf.refusal(Rule.CA, "does not say CA:FALSE, as a leaf must", _MADE_BY_ISSUE)
     if leaf.key_usage is None or not leaf.key_usage.digital_signature or leaf.key_usage.key_cert_sign:
-        raise leaf.refusal(Rule.KEY_USAGE, "has no key usage digitalSignature, or may sign certificates")
+        raise leaf.refusal(
+            Rule.KEY_USAGE, "has no key usage digitalSignature, or may sign certificates", _MADE_BY_ISSUE
+        )
     _require_usage(leaf, LEAF_USAGE[role])
     if leaf.other_names:
         raise leaf.refusal(
-            Rule.DNS_NAMES, f"carries the name {leaf.other_names[0][:80]!a}: neither DNS nor URI"
+            Rule.DNS_NAMES,
+            f"carries the name {leaf.other_names[0][:80]!a}: neither DNS nor URI",
+            _MADE_BY_ISSUE,
         )
     strange = [
         name for name in leaf.dns_names if not (role is Role.GATEWAY and _is_gateway_name(name, label))
     ]
     if strange:
         wanted = f"*.{label}.<domain> and {label}.<domain> only" if role is Role.GATEWAY else "none"
-        raise leaf.refusal(Rule.DNS_NAMES, f"carries the DNS name {strange[0][:120]!a}; allowed: {wanted}")
+        raise leaf.refusal(
+            Rule.DNS_NAMES, f"carries the DNS name {strange[0][:120]!a}; allowed: {wanted}", _MADE_BY_ISSUE
+        )
     if role is Role.GATEWAY and not leaf.dns_names:
-        raise leaf.refusal(Rule.DNS_NAMES, "carries no DNS name for callers to check")
+        raise leaf.refusal(Rule.DNS_NAMES, "carries no DNS name for callers to check", _MADE_BY_ISSUE)
     _require_known_extensions(leaf)
 
 
@@ -168,15 +204,13 @@ def _is_gateway_name(name: str, label: str) -> bool:
 
 def _require_usage(member: Facts, wanted: Iterable[x509.ObjectIdentifier]) -> None:
     wanted = frozenset(wanted)
-    if member.extended_key_usage is None:
-        raise member.refusal(
-            Rule.EXTENDED_KEY_USAGE, f"has no extended key usage; it must have exactly: {usage_names(wanted)}"
-        )
-    if member.extended_key_usage != wanted:
+    found = member.extended_key_usage
+    if found != wanted:
+        has = "no extended key usage" if found is None else f"the extended key usage {usage_names(found)}"
         raise member.refusal(
             Rule.EXTENDED_KEY_USAGE,
-            f"has the extended key usage {usage_names(member.extended_key_usage)}; "
-            f"it must have exactly: {usage_names(wanted)}",
+            f"has {has}; it must have exactly: {usage_names(wanted)}",
+            _MADE_BY_INIT if member.is_ca else _MADE_BY_ISSUE,
         )
 
 
@@ -185,6 +219,7 @@ def _require_known_extensions(member: Facts) -> None:
         raise member.refusal(
             Rule.CRITICAL_EXTENSION,
             f"carries the critical extension {member.unknown_critical[0]}, which is unknown",
+            _MADE_BY_INIT if member.is_ca else _MADE_BY_ISSUE,
         )
 
 
@@ -219,6 +254,10 @@ def _is_within(name: str, subtree: str) -> bool:
 
 
 def require_strength(member: Facts) -> None:
+    """
+    Demand a key and a signature that nobody forges: NIST curves from P-256, RSA from 2048 bits, SHA-256 and
+    up.
+    """
     key = member.certificate.public_key()
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, _CURVES):
@@ -236,6 +275,9 @@ def require_strength(member: Facts) -> None:
 
 
 def require_valid(member: Facts, now: datetime) -> None:
+    """
+    Demand that now is within the certificate's validity, both ends included (RFC 5280 §4.1.2.5).
+    """
     if now < member.not_before:
         raise member.refusal(
             Rule.NOT_YET_VALID,

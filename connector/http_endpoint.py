@@ -12,20 +12,13 @@ was reached; a second set here could only cut what the gateway still wants to wa
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 from weakref import WeakSet
 
 import structlog
 
 from sallyport.connector.dial import Dialler, GatewayTransport
-from sallyport.connector.errors import (
-    CallerRefused,
-    GatewayRefused,
-    HopFailed,
-    LocalRequestRefused,
-    OwnCertificateRefused,
-)
+from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRefused
 from sallyport.connector.local_request import LocalSide, without
 from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
 from sallyport.tunnel.net.http_client import ClientPool, Spawn, UpstreamConnection
@@ -33,7 +26,6 @@ from sallyport.tunnel.net.http_forward import (
     Answer,
     CallRecord,
     Decision,
-    Executed,
     Forward,
     ForwardFailure,
     ForwardTimeouts,
@@ -124,7 +116,7 @@ class HttpEndpoint:
             # A mistake of ours: its text is for the log, which ``_finished`` writes, and not for the wire.
             data = {"executed": failure.executed, "hop": "connector"}
             return json_rpc_error(503, "the connector failed: its log says why", data=data)
-        data = {"executed": failure.executed, "hop": error.hop, "call": _call_id(failure, error)}
+        data = {"executed": failure.executed, "hop": error.hop, "call": _failed_call(failure, error)}
         return json_rpc_error(503, str(error), data=data)
 
     def _translate(self, failure: ForwardFailure) -> HopFailed | None:
@@ -141,7 +133,7 @@ class HttpEndpoint:
         failure = record.failure
         error = self._translate(failure) if failure is not None else None
         facts: dict[str, object] = {
-            "call": _call_on(record.upstream, record.upstream_number) or (error.reference if error else ""),
+            "call": _call_of(record, error),
             "method": record.method,
             "path": record.path,
             "status": record.status,
@@ -158,3 +150,21 @@ class HttpEndpoint:
             facts |= {"hop": error.hop, "executed": failure.executed, "reason": str(error), "hint": error.hint}
             write = log.error if isinstance(error, GatewayRefused) else log.warning
             write("call", **facts)
+
+
+def _call_of(record: CallRecord, error: HopFailed | None) -> str:
+    """Return the id under which the gateway logs the call; empty when it never left this machine."""
+    if isinstance(record.upstream, GatewayTransport):
+        return _call_id(record.upstream.reference, record.upstream_number)
+    return _call_id(error.reference, 1) if error is not None else ""
+
+
+def _failed_call(failure: ForwardFailure, error: HopFailed) -> str:
+    """Return the same id for a call that has no record yet."""
+    connection = failure.connection
+    carrier = connection.get_protocol() if connection is not None else None
+    return _call_id(error.reference, carrier.requests if isinstance(carrier, UpstreamConnection) else 1)
+
+
+def _call_id(reference: str, number: int) -> str:
+    return f"{reference}.{number}" if reference else ""

@@ -1,9 +1,9 @@
 """
 What becomes of a connection that has said hello: a pure decision.
 
-The server name says what the connection is for, the registry whether it can be had. The order of the questions
-is part of the answer: a tunnel that is archived is told as unknown before anybody asks whether a gateway is
-connected, so that the two cannot be told apart from outside.
+The server name says what the connection is for, the registry whether it can be had. The order of the
+questions is part of the answer: a tunnel that is archived is told as unknown before anybody asks whether a
+gateway is connected, so that the two cannot be told apart from outside.
 
 A link's certificate is not judged here, because it is not known yet: for ``ToLink`` the TLS handshake comes
 first, and then ``links.py``.
@@ -57,7 +57,9 @@ class Refuse:
         return SPEC_ALERTS[self.situation]
 
 
-def decide(hello: ClientHello, registry: Registry[L], *, domain: str, address: str) -> ToLink | ToCaller[L] | Refuse:
+def decide(
+    hello: ClientHello, registry: Registry[L], *, domain: str, address: str
+) -> ToLink | ToCaller[L] | Refuse:
     """
     Decide what a connection is for.
 

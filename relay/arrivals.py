@@ -1,10 +1,10 @@
 """
 The public socket: connections that have not said hello yet.
 
-A connection is accepted, its first bytes are peeked at (``MSG_PEEK`` leaves them where they are) until they are
-a ClientHello or cannot become one, and the untouched socket goes to whoever is told. Until then it has no
-transport, no protocol and no task: a dictionary entry, a reader and a timer, because everybody on the internet
-may open as many of them as he likes.
+A connection is accepted, its first bytes are peeked at (``MSG_PEEK`` leaves them where they are) until they
+are a ClientHello or cannot become one, and the untouched socket goes to whoever is told. Until then it has no
+transport, no protocol and no task: a dictionary entry, a reader and a timer, because everybody on the
+internet may open as many of them as he likes.
 
 What keeps a peer who opens them and says nothing, or says it slowly, from costing anything:
 
@@ -12,8 +12,8 @@ What keeps a peer who opens them and says nothing, or says it slowly, from costi
   (``sni.least_length``), so the event loop is woken a few dozen times for a hello in the worst case, not once
   for every byte, and never for the bytes that were peeked at before. A wake-up that brings nothing new is
   the peer's FIN: whoever says half a hello and closes will not say the other half.
-* 16 KiB and ``HELLO_TIMEOUT`` bound one hello, ``MAX_ARRIVALS`` all of them together. Beyond that the oldest has to
-  go: honest hellos take one round trip, so he is the least likely to be one.
+* 16 KiB and ``HELLO_TIMEOUT`` bound one hello, ``MAX_ARRIVALS`` all of them together. Beyond that the oldest
+  has to go: honest hellos take one round trip, so he is the least likely to be one.
 * When the process runs out of descriptors, accepting pauses; the kernel's backlog keeps whoever comes.
 
 Health probes of balancers that connect and close, and scanners that connect and reset, are nobody's error.
@@ -28,7 +28,7 @@ from typing import Final, Protocol
 import structlog
 
 from sallyport.relay.errors import ListenFailed
-from sallyport.tunnel.alerts import Alert, Situation
+from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
 from sallyport.tunnel.errors import HelloRefused
 from sallyport.tunnel.sni import MAX_HELLO, ClientHello, least_length, read_client_hello
 
@@ -89,7 +89,7 @@ class Reception(Protocol):
     def hello_said(self, arrived: Arrived, hello: ClientHello) -> None:
         """A connection has said hello."""
 
-    def hello_refused(self, arrived: Arrived, alert: Alert | Situation, why: str) -> None:
+    def hello_refused(self, arrived: Arrived, alert: Alert, why: str) -> None:
         """A connection has sent something that is no hello, or not in time."""
 
 
@@ -106,7 +106,9 @@ def listen(host: str, port: int) -> socket.socket:
     """
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise ListenFailed(shown, error) from error
@@ -257,7 +259,7 @@ class _Arrival:
         """
         if self._peeked:
             self._detach()
-            self._arrivals.reception.hello_refused(self._arrived, situation, why)
+            self._arrivals.reception.hello_refused(self._arrived, SPEC_ALERTS[situation], why)
         else:
             self._close(why)
 

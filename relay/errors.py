@@ -56,7 +56,7 @@ _LISTEN_REASONS: Final = {
 }
 _LISTEN_HINTS: Final = {
     errno.EADDRINUSE: "see who has it with `ss -ltnp`, stop it, or change `listen:`",
-    errno.EACCES: "run with CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), or listen on a port above 1023",
+    errno.EACCES: "grant CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), or listen above 1023",
     errno.EADDRNOTAVAIL: "listen on 0.0.0.0, or on an address that `ip addr` shows",
 }
 
@@ -125,7 +125,9 @@ class FileInTheWay(RelayError):
         path: the file.
     """
 
-    hint = "name another folder with --dir, or move the file away; a new key means a new pin for every gateway"
+    hint = (
+        "name another folder with --dir, or move the file away; a new key means a new pin for every gateway"
+    )
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -1,10 +1,10 @@
 """
 How the relay turns somebody away: one TLS alert, and a close that lets it arrive.
 
-A socket that is closed while bytes are unread in it sends a reset, and a reset overtakes what was sent before: the
-peer would see a broken connection in place of the alert (seen, 20 of 20). So the alert goes out, then the end
-of our side, then whatever the peer has sent or still sends is read and thrown away, until he has closed too, or
-for a second, or for 64 KiB.
+A socket that is closed while bytes are unread in it sends a reset, and a reset overtakes what was sent
+before: the peer would see a broken connection in place of the alert (seen, 20 of 20). So the alert goes out,
+then the end of our side, then whatever the peer has sent or still sends is read and thrown away, until he has
+closed too, or for a second, or for 64 KiB.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 Which root certificates become tunnels.
 
 The relay keeps one root certificate per tunnel and trusts it for that tunnel's links only. What it takes is
-judged once, here, when an operator registers it: by the strict verifier's rules for roots, and by the one thing
-that only this relay knows, its own tunnel domain.
+judged once, here, when an operator registers it: by the strict verifier's rules for roots, and by the one
+thing that only this relay knows, its own tunnel domain.
 
 Pure: a certificate and the time in, a tunnel ID or ``TunnelRefused`` out.
 """
@@ -52,4 +52,6 @@ def judge_root(certificate: x509.Certificate, *, domain: str, now: datetime) -> 
 def _permitted_names(root: x509.Certificate) -> list[str]:
     # verify_root has refused a root without critical name constraints on DNS names.
     constraints = root.extensions.get_extension_for_class(x509.NameConstraints).value
-    return [subtree.value for subtree in constraints.permitted_subtrees or () if isinstance(subtree, x509.DNSName)]
+    return [
+        subtree.value for subtree in constraints.permitted_subtrees or () if isinstance(subtree, x509.DNSName)
+    ]

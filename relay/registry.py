@@ -43,7 +43,9 @@ class TunnelState(StrEnum):
 
     ACTIVE = "active"
     DISABLED = "disabled"  # links are refused until it is enabled again
-    ARCHIVED = "archived"  # for good: callers learn that there is no such tunnel, and the ID is never used again
+    ARCHIVED = (
+        "archived"  # for good: callers learn that there is no such tunnel, and the ID is never used again
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,7 @@ class Registry(Generic[L]):
         """
         others = self._links.setdefault(live.label, [])
         namesakes = [other for other in others if other.gateway == live.gateway]
-        replaced = tuple(
-            other for other in namesakes if _place(other) == _place(live)
-        )
+        replaced = tuple(other for other in namesakes if _place(other) == _place(live))
         others.append(live)
         self._processes.setdefault(_process(live), next(self._arrivals))
         return Joined(replaced, any(other.boot_id != live.boot_id for other in namesakes))
@@ -215,7 +215,8 @@ class Registry(Generic[L]):
             Links that take streams: those of the caller's own gateway first, and of one gateway those of its
             newest process. Empty when no gateway is connected.
         """
-        # Of two links in one place the newer counts, also while the GO_AWAY of the older is still on its way out.
+        # Of two links in one place the newer counts, also while the GO_AWAY of the older is still on its way
+        # out.
         newest = {_place(live): live for live in self._links.get(label, ())}
         ready = [live for live in newest.values() if live.link.is_ready]
         if len(ready) < 2:

@@ -1,10 +1,10 @@
 """
 The relay's database: which tunnels are registered.
 
-One table of tunnels and one of two numbers. Everything that changes a tunnel raises the number ``change`` in the
-same transaction, so that a running relay learns of what ``sallyport relay tunnel …`` did, from whatever process,
-by reading one row (``change_number``). SQLite by default, in WAL mode, so that reading never waits for writing;
-any other database that SQLAlchemy knows by URL.
+One table of tunnels and one of two numbers. Everything that changes a tunnel raises the number ``change`` in
+the same transaction, so that a running relay learns of what ``sallyport relay tunnel …`` did, from whatever
+process, by reading one row (``change_number``). SQLite by default, in WAL mode, so that reading never waits
+for writing; any other database that SQLAlchemy knows by URL.
 
 A tunnel's ID is never used twice: the label is the primary key, an archived row stays, and in SQLite triggers
 refuse to delete a row or to bring an archived one back, whatever program asks.
@@ -111,7 +111,9 @@ class TunnelStore:
             version = _prepare(connection)
         if version != SCHEMA_VERSION:
             raise DatabaseFailed(
-                self._shown, f"its schema has version {version}, not {SCHEMA_VERSION}", "install a newer sallyport"
+                self._shown,
+                f"its schema has version {version}, not {SCHEMA_VERSION}",
+                "install a newer sallyport",
             )
 
     def close(self) -> None:
@@ -145,7 +147,9 @@ class TunnelStore:
         Return the number that every change raises.
         """
         with self._transaction() as connection:
-            return connection.execute(select(_numbers.c.value).where(_numbers.c.name == "change")).scalar_one()
+            return connection.execute(
+                select(_numbers.c.value).where(_numbers.c.name == "change")
+            ).scalar_one()
 
     # Writing
 
@@ -181,7 +185,9 @@ class TunnelStore:
                 return Registered.ADDED
             if known.state is TunnelState.ARCHIVED:
                 raise TunnelRefused(
-                    known.id, "it is archived, and its ID is never used again", "make a new tunnel: sallyport certs init"
+                    known.id,
+                    "it is archived, and its ID is never used again",
+                    "make a new tunnel: sallyport certs init",
                 )
             if known.root_pem == root_pem and name in (None, known.name):
                 return Registered.UNCHANGED
@@ -227,7 +233,9 @@ def _connect(url: str) -> Engine:
     except (ArgumentError, NoSuchModuleError) as error:
         raise DatabaseFailed("of `database:`", str(error), "write sqlite:///relay.db") from error
     except ImportError as error:
-        raise DatabaseFailed(url.partition(":")[0], f"its driver is not installed: {error}", "pip install it") from error
+        raise DatabaseFailed(
+            url.partition(":")[0], f"its driver is not installed: {error}", "pip install it"
+        ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     return engine
@@ -256,7 +264,9 @@ def _prepare(connection: Connection) -> int:
                 connection.execute(insert(_numbers).values(name=name, value=value))
         except IntegrityError:
             continue  # It was made before, perhaps a moment ago by another process.
-    return connection.execute(select(_numbers.c.value).where(_numbers.c.name == "schema_version")).scalar_one()
+    return connection.execute(
+        select(_numbers.c.value).where(_numbers.c.name == "schema_version")
+    ).scalar_one()
 
 
 # Rows

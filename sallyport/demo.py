@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,9 +25,13 @@ import typer
 import yaml
 
 from sallyport.config.fields import FieldRefused, server_url
+from sallyport.connector.snippets import LocalServer
 from sallyport.demo_screen import Answered, Screen
 from sallyport.errors import DemoFailed
-from sallyport.processes import LogLine, Part, Parts
+from sallyport.processes import Part, Parts
+
+if TYPE_CHECKING:
+    from mcp import Client
 
 _DOMAIN = "tunnel.test"  # RFC 6761: resolves nowhere, and need not
 _HOST = "127.0.0.1"
@@ -79,9 +83,9 @@ class _Plan:
     def server_name(self) -> str:
         return "server" if self.server else "tickets"
 
-    def endpoint(self, upstream: str) -> str:
-        """Return the URL that an agent is given for the server at ``upstream``: the path is the server's own."""
-        return f"http://{_HOST}:{self.port}{urlsplit(upstream).path or '/'}"
+    def endpoint(self, upstream: str) -> LocalServer:
+        """Return what an agent is given for the server at ``upstream``: the path is the server's own."""
+        return LocalServer(self.server_name, self.port, urlsplit(upstream).path or "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +153,19 @@ async def _start_sample(parts: Parts) -> str:
 
 
 async def _make_identity(parts: Parts, relay_port: int) -> None:
-    await _sallyport(parts, "identity", "certs", "init", "--domain", _DOMAIN, "--relay", f"{_HOST}:{relay_port}")
+    await _sallyport(
+        parts, "identity", "certs", "init", "--domain", _DOMAIN, "--relay", f"{_HOST}:{relay_port}"
+    )
     async with anyio.create_task_group() as tasks:
         for kind, name in (("gateway", "gw1"), ("link", "gw1"), ("caller", "agent")):
             tasks.start_soon(_sallyport, parts, "identity", "certs", "issue", kind, name)
 
 
 async def _make_relay(parts: Parts, relay_port: int) -> None:
-    await _sallyport(parts, "relay", "relay", "init", "--domain", _DOMAIN, "--host", _HOST)
-    config = {
-        "listen": f"{_HOST}:{relay_port}",
-        "domain": _DOMAIN,
-        "tls": {"certificate": "relay.pem", "key": "relay.key"},
-        "log": {"format": "json"},
-    }
-    await anyio.Path(parts.folder, "relay.yaml").write_text(yaml.safe_dump(config))
+    address = f"{_HOST}:{relay_port}"
+    await _sallyport(
+        parts, "relay", "relay", "init", "--domain", _DOMAIN, "--listen", address, "--host", _HOST
+    )
 
 
 def _write_gateway_config(plan: _Plan, relay_port: int, upstream: str) -> str:
@@ -190,17 +192,19 @@ async def _sallyport(parts: Parts, hop: str, *arguments: str) -> None:
 
 async def _call_through(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> Answered:
     connector = await _start_connector(plan, parts, tunnel)
-    answer, seconds = await _call(plan, tunnel)
+    answer, seconds = await _call(plan, parts, tunnel)
     from_nothing = time.monotonic() - plan.started
     await parts.end(connector)
+    call = await tunnel.gateway.wait_for("call")
+    reference = str(call["call"]).partition(".")[0]
     return Answered(
-        what="tools/list" if plan.server else "read_ticket(number=7)",
+        what="list of tools" if plan.server else "read_ticket(number=7)",
         answer=answer,
         call_seconds=seconds,
         total_seconds=from_nothing,
         tunnel=tunnel.id,
-        seen_by_relay=await tunnel.relay.wait_for("stream", tunnel=tunnel.id),
-        seen_by_gateway=_last_call(await tunnel.gateway.wait_for("call"), tunnel.gateway),
+        seen_by_relay=await tunnel.relay.wait_for("stream", call=reference),
+        seen_by_gateway=call,
     )
 
 
@@ -215,38 +219,45 @@ async def _start_connector(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> Part:
     return connector
 
 
-async def _call(plan: _Plan, tunnel: _Tunnel) -> tuple[str, float]:
+async def _call(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> tuple[str, float]:
     """
     Call the sample's tool, or list the tools of the user's server; return the answer and the seconds it took.
 
     Raises:
-        DemoFailed: the call was refused, went wrong, or took too long.
+        DemoFailed: the call was refused, went wrong, or took too long; with the logs of both ends.
     """
-    from mcp import Client, MCPError
+    from mcp import Client
 
     try:
         with anyio.fail_after(_CALL_LIMIT):
-            async with Client(plan.endpoint(tunnel.upstream)) as client:
+            async with Client(plan.endpoint(tunnel.upstream).url) as client:
                 began = time.monotonic()
-                if plan.server:
-                    tools = (await client.list_tools()).tools
-                    text = "\n".join(tool.name for tool in tools) or "no tools"
-                else:
-                    result = await client.call_tool("read_ticket", {"number": 7})
-                    text = "\n".join(block.text for block in result.content if block.type == "text")
-                return text, time.monotonic() - began
-    except (MCPError, TimeoutError) as error:
-        log = tuple(str(dict(line)) for line in tunnel.gateway.events("call")[-3:])
-        raise DemoFailed("call", str(error) or f"no answer within {_CALL_LIMIT:.0f} s", log) from error
+                answer = await (_list_tools(client) if plan.server else _read_ticket(client))
+                return answer, time.monotonic() - began
+    except Exception as error:
+        # Whatever the client makes of a failure, groups of its own tasks' errors included, ends here.
+        log = tuple(line for part in parts for line in part.last_lines(2))
+        raise DemoFailed("call", _innermost(error), log) from error
 
 
-def _last_call(_first: LogLine, gateway: Part) -> LogLine:
-    return gateway.events("call")[-1]
+async def _read_ticket(client: "Client") -> str:
+    result = await client.call_tool("read_ticket", {"number": 7})
+    return "\n".join(block.text for block in result.content if block.type == "text")
+
+
+async def _list_tools(client: "Client") -> str:
+    return ", ".join(tool.name for tool in (await client.list_tools()).tools) or "no tools"
+
+
+def _innermost(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
 
 
 async def _stay_up(plan: _Plan, parts: Parts, tunnel: _Tunnel, screen: Screen) -> None:
     await _start_connector(plan, parts, tunnel)
-    screen.show_what_to_paste(plan.server_name, plan.endpoint(tunnel.upstream))
+    screen.show_what_to_paste(plan.endpoint(tunnel.upstream))
     async with anyio.create_task_group() as tasks:
         for part in parts:
             tasks.start_soon(part.wait_for_failure)

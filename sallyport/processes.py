@@ -66,6 +66,10 @@ class Part:
         wanted = {"event": event, **fields}.items()
         return [line for line in map(_parse, self._lines) if wanted <= line.items()]
 
+    def last_lines(self, count: int) -> tuple[str, ...]:
+        """Return the end of the log, each line with the part's name before it."""
+        return tuple(f"{self.name}: {line}" for line in tuple(self._lines)[-count:])
+
     async def wait_for_failure(self) -> None:
         """
         Wait until the part ends by itself, which none should.
@@ -175,7 +179,9 @@ class Parts:
         )
         if done.returncode != 0:
             log = tuple(done.stderr.decode(errors="replace").splitlines())[-_TOLD:]
-            raise DemoFailed(name, f"`{' '.join(map(str, arguments))}` ended with status {done.returncode}", log)
+            raise DemoFailed(
+                name, f"`{' '.join(map(str, arguments))}` ended with status {done.returncode}", log
+            )
         return done.stdout.decode()
 
 

@@ -1,8 +1,8 @@
 """
 Token buckets: how many frames of a kind a peer may send before it is a flooder (SPEC.md §10).
 
-A bucket holds at most ``burst`` tokens, gains ``rate`` of them a second, and each frame takes one. The numbers
-and their reasons are in limits.py.
+A bucket holds at most ``burst`` tokens, gains ``rate`` of them a second, and each frame takes one. The
+numbers and their reasons are in limits.py.
 """
 
 from sallyport.tunnel import limits

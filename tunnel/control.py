@@ -23,7 +23,9 @@ def encode_control(name: str, body: JsonObject) -> bytes:
     """
     payload = write_object({"name": name, "body": body})
     if len(payload) > CONTROL_MAX or not _is_name(name):
-        raise ValueError(f"CONTROL {name[:_NAME_MAX]!r} with {len(payload)} bytes; at most {CONTROL_MAX} are allowed")
+        raise ValueError(
+            f"CONTROL {name[:_NAME_MAX]!r} with {len(payload)} bytes; at most {CONTROL_MAX} are allowed"
+        )
     return payload
 
 

@@ -151,7 +151,8 @@ class LimitReached(TunnelError):
     This end will not do it, because a limit of its own forbids it; the peer was told nothing.
 
     Attributes:
-        limit: Which one: ``streams``, ``memory``, ``opens per second``, ``output``, ``going away``, ``stream ids``.
+        limit: Which one: ``streams``, ``memory``, ``opens per second``, ``output``, ``stream ids``, or
+            ``going away``.
     """
 
     retryable = True  # on another link, or later

@@ -20,8 +20,8 @@ skipped. The layout, big-endian:
     CONTROL   12   link    JSON object                                         control.py
     RETURN    13   stream  credit u32
 
-A message holds one or more whole frames. This file knows shapes only: which type belongs to a stream or to the
-link, and how long its payload may be. What a frame means, and when it may come, is the mux's business.
+A message holds one or more whole frames. This file knows shapes only: which type belongs to a stream or to
+the link, and how long its payload may be. What a frame means, and when it may come, is the mux's business.
 """
 
 from collections.abc import Iterator
@@ -191,7 +191,9 @@ def _check_header(kind: int, flags: int, reserved: int, length: int, left: int) 
     if flags or reserved:
         raise violation(f"flags {flags:#x} and reserved bits {reserved:#x} in a frame of type {kind}")
     if length > left:
-        raise violation(f"a frame of type {kind} with {length} bytes of payload in a message with {left} left")
+        raise violation(
+            f"a frame of type {kind} with {length} bytes of payload in a message with {left} left"
+        )
     if kind < FIRST_IGNORABLE:
         raise violation(f"unknown frame type {kind}")
 

@@ -81,7 +81,7 @@ def encode_hello(hello: Hello) -> bytes:
     Make the payload of HELLO, or of HELLO_ACK when it is one.
 
     Raises:
-        ValueError: It is not what ``read_hello`` would take; nothing was sent.
+        ValueError: It is longer than SPEC.md allows.
     """
     fields: JsonObject = {
         "version": hello.version,

@@ -1,9 +1,9 @@
 """
 HTTP/1.1, without I/O: bytes in, events out; heads in, bytes out.
 
-The map: ``http1_heads`` judges a complete head, ``http1_split`` is its second reading, ``http1_body`` finds
-the end of a body, ``http1_encode`` writes. Here are the two readers that put them together, and the names
-that the rest of the product imports.
+The map: ``http1_heads`` judges a complete head by ``http1_grammar``, with ``http1_split`` as a second reading
+and ``http1_faults`` to name what is wrong; ``http1_body`` finds the end of a body; ``http1_encode`` writes.
+Here are the two readers that put them together, and the names that the rest of the product imports.
 
 A reader is fed with ``receive`` and answers with the events of one message: its head, pieces of its body as
 they came, ``END_OF_MESSAGE``. It then stops. What was received beyond is held (``held`` bytes of it) until
@@ -26,6 +26,8 @@ from sallyport.tunnel.http1_encode import (
     encode_response,
     without_hop_by_hop,
 )
+from sallyport.tunnel.http1_faults import check_beginning
+from sallyport.tunnel.http1_grammar import Headers
 from sallyport.tunnel.http1_heads import (
     CHUNKED,
     NO_BODY,
@@ -36,7 +38,6 @@ from sallyport.tunnel.http1_heads import (
     HeadLimits,
     RequestHead,
     ResponseHead,
-    check_beginning,
     parse_request_head,
     parse_response_head,
 )

@@ -16,7 +16,8 @@ from enum import Enum
 from typing import Protocol
 
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused
-from sallyport.tunnel.http1_heads import FIELD_LINE, MAX_LENGTH, Body, BodyKind
+from sallyport.tunnel.http1_grammar import FIELD_LINE, FIELD_LINE_BEGINNING
+from sallyport.tunnel.http1_heads import MAX_LENGTH, Body, BodyKind
 
 # Extensions say nothing to anybody here; without a bound each byte of payload could be made to cost 256
 # (Go's net/http had to learn it, CVE-2023-39326). For one chunk, and for the whole body.
@@ -30,7 +31,6 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]{0,%d})?\r
 _SIZE_LINE_BEGINNING = re.compile(
     rb"(?:[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]{0,%d})?\r?)?" % (_MAX_EXTENSION - 1)
 )
-_TRAILER_BEGINNING = re.compile(rb"\r|[!#$%&'*+\-.^_`|~0-9A-Za-z]*(?::[\t\x20-\x7e\x80-\xff]*\r?)?")
 
 
 class BodyDecoder(Protocol):
@@ -205,7 +205,7 @@ class ChunkedDecoder:
         if self._trailers + length > _MAX_TRAILERS:
             raise HttpRefused(self._status, "trailers too large")
         if line is None:
-            if not _TRAILER_BEGINNING.fullmatch(data, position):
+            if not FIELD_LINE_BEGINNING.fullmatch(data, position):
                 raise HttpRefused(self._status, "malformed trailer")
             self._line = data[position:]
             return None

@@ -1,19 +1,12 @@
 """
 Writing HTTP/1.1: heads from what was understood, chunks, and which fields may pass a hop.
 
-The mirror of ``http1_heads``. A head that is written here is matched against the same expression that a head
+The mirror of ``http1_heads``. A head that is written here is matched against the same expression that one
 must match to be read, so a line end smuggled into a value by any mistake above cannot leave.
 """
 
-from sallyport.tunnel.http1_heads import (
-    REQUEST_SHAPE,
-    RESPONSE_SHAPE,
-    Body,
-    BodyKind,
-    Headers,
-    RequestHead,
-    ResponseHead,
-)
+from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
+from sallyport.tunnel.http1_heads import Body, BodyKind, RequestHead, ResponseHead
 
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -2,9 +2,10 @@
 Heads of HTTP/1.1 messages: what one says, or why it is refused.
 
 A head is read twice, by two readings that have nothing in common. First one regular expression must match
-the raw bytes whole (RFC 9112 with every permission to be lenient left out); then ``httptools`` (``h11`` where
-it has no wheel) splits the same bytes, and both must have found the same request line and the same number
-of fields. What is refused is looked at again, slowly, only to name the rule.
+the raw bytes whole (``http1_grammar``); then ``httptools`` (``h11`` where it has no wheel) splits the same
+bytes (``http1_split``), and both must have found the same request line and the same number of fields. Then
+comes what the fields mean together, here. What is refused is looked at again, slowly, only to name the
+rule (``http1_faults``).
 
 Parsers on a path disagree about exactly the things refused here (CL with TE, bare LF, obs-fold, two Hosts,
 a Host that differs from the absolute form), and each disagreement is a way to smuggle a request. Nothing
@@ -19,9 +20,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sallyport.tunnel.errors import HttpRefused
+from sallyport.tunnel.http1_faults import request_fault, response_fault, slow_split
+from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
 from sallyport.tunnel.http1_split import split_request, split_response
-
-Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,6 @@ class ResponseHead:
     keep_alive: bool
 
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-_FIELDS = rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*+\r\n"
-# Visible ASCII without "#" (a fragment is never sent) and "\" (some servers read it as "/").
-_TARGET = rb"[!-\x22$-\x5b\x5d-~]++"
-REQUEST_SHAPE = re.compile(rb"(" + _TOKEN + rb") (" + _TARGET + rb") HTTP/1\.([01])\r\n" + _FIELDS)
-RESPONSE_SHAPE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (" + _VALUE + rb"))?\r\n" + _FIELDS)
-FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE + rb"\r\n")
-
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"QUERY"})
 # Tunnels and echoes through a gateway are what a confused deputy is made of (RFC 9110 §9.3.6, §9.3.8).
 _REFUSED_METHODS = frozenset({b"CONNECT", b"TRACE"})
@@ -153,11 +145,11 @@ def parse_request_head(raw: bytes, limits: HeadLimits = _DEFAULT_LIMITS) -> Requ
     _check_fields_count(raw, limits, status=431)
     shape = REQUEST_SHAPE.fullmatch(raw)
     if shape is None:
-        raise _request_fault(raw)
+        raise request_fault(raw)
     method, target, minor = shape.groups()
     _check_method(method)
     headers = split_request(raw, method, target)
-    framing = _framing_fields(headers if headers is not None else _slow_split(raw))
+    framing = _framing_fields(headers if headers is not None else slow_split(raw))
     version = b"1." + minor
     host = _host(framing.get(b"host", []), version)
     target = _origin_form(target, method, host)
@@ -185,13 +177,13 @@ def parse_response_head(raw: bytes, method: bytes, limits: HeadLimits = _DEFAULT
     _check_fields_count(raw, limits, status=502)
     shape = RESPONSE_SHAPE.fullmatch(raw)
     if shape is None:
-        raise _response_fault(raw)
+        raise response_fault(raw)
     minor, digits, reason = shape.groups()
     status, version = int(digits), b"1." + minor
     if status == 101:
         raise HttpRefused(502, "answer 101 to a request that asked for no upgrade")
     headers = split_response(raw, status)
-    framing = _framing_fields(headers if headers is not None else _slow_split(raw))
+    framing = _framing_fields(headers if headers is not None else slow_split(raw))
     declared = _declared_body(framing, version, status=502)
     if headers is None:
         raise HttpRefused(502, "malformed head")
@@ -295,101 +287,3 @@ def _connection_options(framing: Mapping[bytes, list[bytes]]) -> set[bytes]:
     if values is None:
         return set()
     return {option.strip(b" \t").lower() for value in values for option in value.split(b",")}
-
-
-# Naming what is wrong: only ever reached for a head that is refused
-
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
-_WHOLE_TOKEN = re.compile(_TOKEN)
-_WHOLE_TARGET = re.compile(_TARGET)
-_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_STATUS = re.compile(rb"[1-5][0-9]{2}")
-# The beginning of a head, as far as it has come, must not hold what no head may hold. A final CR is judged
-# with the byte that follows it.
-_EARLY_FAULT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
-
-
-def check_beginning(beginning: bytes | bytearray, since: int, *, status: int) -> None:
-    """
-    Refuse an unfinished head as soon as it cannot become a good one.
-
-    Without this, a head with bare LF line ends would be waited for until the head timeout.
-
-    Args:
-        beginning: The head as far as it has come.
-        since: How many of its bytes were checked before.
-        status: The status to refuse with.
-
-    Raises:
-        HttpRefused: A control character, a bare CR or LF, or an empty line before the message.
-    """
-    if beginning.startswith((b"\r", b" ", b"\t")):
-        raise HttpRefused(status, "whitespace before the message")
-    # A regular expression's lookbehind sees the bytes before its start, so nothing is checked twice but
-    # the byte that might have been a final CR.
-    fault = _EARLY_FAULT.search(beginning, max(since - 1, 0))
-    if fault is not None:
-        raise HttpRefused(status, _byte_rule(fault.group()))
-
-
-def _byte_rule(fault: bytes) -> str:
-    return {b"\n": "bare LF", b"\r": "bare CR"}.get(fault, "control character in the head")
-
-
-def _byte_fault(raw: bytes, status: int) -> HttpRefused | None:
-    if raw.startswith((b"\r", b"\n", b" ", b"\t")):
-        return HttpRefused(status, "whitespace before the message")
-    fault = _CONTROL.search(raw) or _BARE_LINE_END.search(raw)
-    return None if fault is None else HttpRefused(status, _byte_rule(fault.group()))
-
-
-def _request_fault(raw: bytes) -> HttpRefused:
-    fault = _byte_fault(raw, 400)
-    if fault is not None:
-        return fault
-    line, _, fields = raw.partition(b"\r\n")
-    parts = line.split(b" ")
-    if len(parts) != 3 or not _WHOLE_TOKEN.fullmatch(parts[0]):
-        return HttpRefused(400, "malformed request line")
-    _, target, version = parts
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        if _VERSION.fullmatch(version):
-            return HttpRefused(505, "HTTP version")
-        return HttpRefused(400, "malformed request line")
-    if not _WHOLE_TARGET.fullmatch(target):
-        return HttpRefused(400, "malformed request target")
-    return _fields_fault(fields, 400)
-
-
-def _response_fault(raw: bytes) -> HttpRefused:
-    fault = _byte_fault(raw, 502)
-    if fault is not None:
-        return fault
-    line, _, fields = raw.partition(b"\r\n")
-    version, _, rest = line.partition(b" ")
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        return HttpRefused(502, "answer that is not HTTP/1.1")
-    if not _STATUS.fullmatch(rest[:3]) or rest[3:4].strip(b" "):
-        return HttpRefused(502, "malformed status line")
-    return _fields_fault(fields, 502)
-
-
-def _fields_fault(fields: bytes, status: int) -> HttpRefused:
-    for line in fields.split(b"\r\n"):
-        if line.startswith((b" ", b"\t")):
-            return HttpRefused(status, "folded header field")
-        name, colon, _ = line.partition(b":")
-        if line and (not colon or not name):
-            return HttpRefused(status, "header field without a name")
-        if line and name.endswith((b" ", b"\t")):
-            return HttpRefused(status, "whitespace before a colon")
-        if line and not _WHOLE_TOKEN.fullmatch(name):
-            return HttpRefused(status, "malformed header name")
-    return HttpRefused(status, "malformed head")
-
-
-def _slow_split(raw: bytes) -> Headers:
-    """Split a well-shaped head that the second reading refused, so that our rules can name the reason."""
-    lines = raw.split(b"\r\n")[1:-2]
-    return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]

@@ -1,11 +1,11 @@
 """
 Idle credit: a sender gives back what it was lent and does not use (SPEC.md §7).
 
-Credit that was granted cannot be taken away, so a stream that once carried a large answer would hold its grown
-window for as long as it stays open, and a few idle keep-alive connections would hold the receiver's budget.
-Therefore the end that *sends* looks at such streams now and then, and returns the credit above the initial
-window of each that sent nothing since the last look (the second-chance rule of page replacement: no clock per
-stream).
+Credit that was granted cannot be taken away, so a stream that once carried a large answer would hold its
+grown window for as long as it stays open, and a few idle keep-alive connections would hold the receiver's
+budget. Therefore the end that *sends* looks at such streams now and then, and returns the credit above the
+initial window of each that sent nothing since the last look (the second-chance rule of page replacement: no
+clock per stream).
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,10 @@
 """
 One JSON object, read strictly.
 
-HELLO, its answers and CONTROL carry JSON, because they are rare and grow fields over the years. The standard
-parser is lenient where two readers could disagree, so this one refuses what is ambiguous: duplicate keys, NaN
-and the infinities, numbers that overflow to one, lone surrogates, and nesting that would end a recursive reader.
+HELLO, its answers and CONTROL carry JSON, because they are rare and grow fields over the years. The
+standard parser is lenient where two readers could disagree, so this one refuses what is ambiguous:
+duplicate keys, NaN and the infinities, numbers that overflow to one, lone surrogates, and nesting that
+would end a recursive reader.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import NoReturn, TypeAlias
 from sallyport.tunnel.frames import violation
 from sallyport.tunnel.limits import JSON_DEPTH_MAX
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 
@@ -40,7 +41,8 @@ def read_object(payload: memoryview, what: str) -> JsonObject:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
     except (ValueError, RecursionError):
-        # Which of the rules it was could only be told in the words of the parser, which may quote the payload.
+        # Which of the rules it was could only be told in the words of the parser, which may quote the
+        # payload.
         raise violation(f"{what} that is not strict JSON") from None
     if not isinstance(value, dict):
         raise violation(f"{what} that is not a JSON object")
@@ -53,7 +55,7 @@ def write_object(value: JsonObject) -> bytes:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the parser recurses; brackets inside strings count too, at no honest cost."""
+    """Refuse deep nesting before the parser recurses; a bracket inside a string counts as one too."""
     if text.count("[") + text.count("{") <= JSON_DEPTH_MAX:
         return
     depth = 0

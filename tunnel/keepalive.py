@@ -33,7 +33,8 @@ class Keepalive:
     def __init__(self, now: float) -> None:
         self.rtt: float | None = None
         self._heard = now  # when the last message came
-        self._pinged = now - RTT_EVERY  # when the last PING went: the first is due at once, for the round trip
+        # When the last PING went; the first one is due at once, for the round trip.
+        self._pinged = now - RTT_EVERY
         self._waiting = False  # whether nothing at all has come since that PING
         self._number = 0  # its payload, so that an old answer is not taken for the last
 

@@ -64,7 +64,8 @@ DATA_MAX: Final = _spec(
 )  # fmt: skip
 OPEN_FIRST_MAX: Final = _spec(
     "OPEN_FIRST_MAX", 32 * KIB, "bytes",
-    "a ClientHello of at most 16 KiB and what came with it; within the initial window, so OPEN needs no credit",
+    "a ClientHello of at most 16 KiB and what came with it; less than the initial window, so OPEN needs no "
+    "credit",
 )  # fmt: skip
 SERVER_NAME_MAX: Final = _spec(
     "SERVER_NAME_MAX", 253, "characters", "the longest DNS name (RFC 1035 §2.3.4)"
@@ -184,7 +185,8 @@ DEAD_AFTER: Final = _own(
     "silence after which the link is dead: a half-open connection is noticed in less than 10 s",
 )  # fmt: skip
 RTT_EVERY: Final = _own(
-    "RTT_EVERY", 15.0, "seconds", "a PING under constant traffic too: windows grow by the round trip it measures"
+    "RTT_EVERY", 15.0, "seconds",
+    "a PING under constant traffic too: windows grow by the round trip that it measures",
 )  # fmt: skip
 OVERSLEPT: Final = _own(
     "OVERSLEPT", 2.0, "seconds",
@@ -207,13 +209,13 @@ OPEN_BURST_SENT: Final = _own(
 )  # fmt: skip
 OPEN_RATE_SENT: Final = _own(
     "OPEN_RATE_SENT", 2_000.0, "per second",
-    "what a relay opens steadily, well below what breaks the link, so that strangers who connect to the relay "
-    "cannot make it a flooder",
+    "what a relay opens steadily, well below what breaks the link, so that strangers who connect to the "
+    "relay cannot make it a flooder",
 )  # fmt: skip
 RESET_BURST: Final = _own(
     "RESET_BURST", 30_000, "frames",
-    "as OPEN: a caller that hangs up is a RESET, so an honest relay sends up to one for each stream. The 1,000 "
-    "and 33/s of HTTP/2 servers would let any stranger who connects and hangs up cut a tenant's link",
+    "as OPEN: a caller that hangs up is a RESET, so an honest relay sends up to one for each stream. With "
+    "the 1,000 and 33/s of HTTP/2 servers, strangers who connect and hang up could cut a tenant's link",
 )  # fmt: skip
 RESET_RATE: Final = _own("RESET_RATE", 4_000.0, "per second", "see RESET_BURST")
 FAULT_BURST: Final = _own(
@@ -224,7 +226,9 @@ FAULT_RATE: Final = _own("FAULT_RATE", 33.0, "per second", "see FAULT_BURST; bot
 PING_BURST: Final = _own(
     "PING_BURST", 40, "frames", "two seconds of the rate: a path that held PINGs back delivers them together"
 )  # fmt: skip
-PING_RATE: Final = _own("PING_RATE", 20.0, "per second", "50 times what an honest peer sends; each costs an answer")
+PING_RATE: Final = _own(
+    "PING_RATE", 20.0, "per second", "50 times what an honest peer sends; each costs an answer"
+)  # fmt: skip
 CONTROL_BURST: Final = _own(
     "CONTROL_BURST", 100, "frames", "CONTROL and GO_AWAY: statements sent again to a gateway that comes back"
 )  # fmt: skip

@@ -3,9 +3,9 @@ OPEN's payload: what a relay says of a caller when it opens a stream (SPEC.md §
 
     reference 8 bytes | u8 n | server name n | u8 m | remote address m | first bytes
 
-The reference is the first eight bytes of the caller's ClientHello random: relay, gateway and connector can each
-read it, so it names the stream in all three logs. Everything here is the relay's *claim*: good for logs and
-limits, never for a decision about who the caller is.
+The reference is the first eight bytes of the caller's ClientHello random: relay, gateway and connector can
+each read it, so it names the stream in all three logs. Everything here is the relay's *claim*: good for
+logs and limits, never for a decision about who the caller is.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,9 @@ def _read_text(payload: memoryview, at: int, most: int) -> tuple[str, int]:
         raise violation("OPEN that ends before its address")
     end = at + 1 + payload[at]
     if payload[at] > most or end > len(payload):
-        raise violation(f"OPEN with a text of {payload[at]} bytes; at most {most} are allowed, within the frame")
+        raise violation(
+            f"OPEN with a text of {payload[at]} bytes; at most {most} are allowed, within the frame"
+        )
     try:
         text = str(payload[at + 1 : end], "ascii")
     except UnicodeDecodeError:

@@ -1,11 +1,11 @@
 """
 The scheduler: what goes into the next message (SPEC.md §10).
 
-Two classes of frames. *Control* frames go first and never wait for data: answers to PING, then frames in the
-order in which they were made, then credit. *Data* goes by turns: each stream that has data and credit sends one
-frame of at most ``TURN`` bytes and goes to the end of the queue, so that a small reply passes a bulk transfer
-after one turn of each other stream. A stream that is alone uses the whole message. FINISH goes behind its
-stream's data; a stream that is reset takes its data with it.
+Two classes of frames. *Control* frames go first and never wait for data: answers to PING, then frames in
+the order in which they were made, then credit. *Data* goes by turns: each stream that has data and credit
+sends one frame of at most ``TURN`` bytes and goes to the end of the queue, so that a small reply passes a
+bulk transfer after one turn of each other stream. A stream that is alone uses the whole message. FINISH
+goes behind its stream's data; a stream that is reset takes its data with it.
 
 Decisions are made when a message is pulled and not before, so whoever pulls should do it as late as he can.
 
@@ -205,7 +205,7 @@ class Scheduler:
         turns = self._turns
         while turns and room > HEADER_SIZE:
             stream, lane = turns.popitem(last=False)
-            # Nobody else waits, so a large frame delays nobody; alone in a message it may fill it to the brim.
+            # When nobody else waits a large frame delays nobody; alone in a message it may fill it.
             most = TURN - HEADER_SIZE if turns else DATA_MAX
             wanted = min(lane.unsent, lane.credit, most)
             size = wanted if not pieces else min(wanted, room - HEADER_SIZE)

@@ -128,7 +128,8 @@ def _gather(data: bytes) -> _Gathered:
         if fragment_size is None:
             return _Gathered(None, _least_end(start, _message_size(message), promised=len(message)))
         end = start + _RECORD_HEADER + fragment_size
-        _check_limit(end)  # before its bytes are looked at, so that the answer does not depend on how many came
+        # Before its bytes are looked at, so that the answer does not depend on how many of them came.
+        _check_limit(end)
         promised = len(message) + fragment_size
         message += data[start + _RECORD_HEADER : end]
         size = _message_size(message)
@@ -171,7 +172,8 @@ def _record_size(data: bytes, start: int) -> int | None:
     header = data[start : start + _RECORD_HEADER]
     if header[:1] and header[0] != _HANDSHAKE_RECORD:
         _refuse(Situation.NOT_TLS, f"a record begins with byte 0x{header[0]:02x}")
-    # The minor version is 1 in some hellos, 3 in others, and means nothing; SSL before 3.0 had no such header.
+    # The minor version is 1 in some hellos, 3 in others, and means nothing; SSL before 3.0 had no such
+    # header.
     if header[1:2] and header[1] != 3:
         _refuse(Situation.WRONG_VERSION, f"a record of major version {header[1]}")
     if len(header) < _RECORD_HEADER:
@@ -265,7 +267,8 @@ def _host_name(raw: bytes) -> str:
     Check a host name and fold its case.
 
     Only what every program spells alike is let through: letters, digits and hyphens in dot-separated
-    labels (RFC 5890, section 2.3.1), no trailing dot, and nothing that a resolver might take for an IPv4 address.
+    labels (RFC 5890, section 2.3.1), no trailing dot, and nothing that a resolver might take for an IPv4
+    address.
     """
     if len(raw) > MAX_NAME:
         _refuse(Situation.BAD_NAME, f"a server name of {len(raw)} characters")

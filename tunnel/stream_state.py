@@ -1,9 +1,9 @@
 """
 The states of a stream: one table, and what is not in it is an error (SPEC.md §5).
 
-The table is seen from one end; the other end's is the mirror image. A direction that has ended by FINISH leaves
-the other one open; RESET ends both. What becomes of an input that is not in the table depends on who gave it:
-from the peer it is a stream error (SPEC.md §8), from this end's own code a mistake in the program.
+The table is seen from one end; the other end's is the mirror image. A direction that has ended by FINISH
+leaves the other one open; RESET ends both. What becomes of an input that is not in the table depends on who
+gave it: from the peer it is a stream error (SPEC.md §8), from this end's own code a mistake in the program.
 
 FINISH counts as sent when it has left the mux, behind its stream's data. In CLOSED the stream is forgotten;
 frames that crossed its end on the way are dropped.

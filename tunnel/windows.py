@@ -1,19 +1,21 @@
 """
 Receive windows, and the memory that they are lent from (SPEC.md §7).
 
-A window is what one stream may make this end hold: credit that the peer has not used, plus bytes that came and
-were not yet taken by the consumer. Every stream owns ``INITIAL_WINDOW``. A window grows, up to ``MAX_WINDOW``,
-while its consumer empties it within about two round trips, which says that the window and not the consumer is
-what holds the stream back. Growth is *lent* by one budget for the whole process and goes back when the stream
-ends, or when the peer returns credit that it does not use.
+A window is what one stream may make this end hold: credit that the peer has not used, plus bytes that came
+and were not yet taken by the consumer. Every stream owns ``INITIAL_WINDOW``. A window grows, up to
+``MAX_WINDOW``, while its consumer empties it within about two round trips, which says that the window and
+not the consumer is what holds the stream back. Growth is *lent* by one budget for the whole process and
+goes back when the stream ends, or when the peer returns credit that it does not use.
 
-The budget counts, for each stream, the bytes that wait for the consumer or what it was lent, whichever is more.
+The budget counts, for each stream, the bytes that wait for the consumer or what it was lent, whichever is
+more.
 
 * Growth is lent while at most half of the budget is used, so that lending alone never makes it short.
 * While all of it is used, no stream is opened.
-* A stream is *stalled* while a quarter of its window or more waits and no credit was returned. With more than
-  half of the budget used, streams that have been stalled for a minute are ended, longest first; with all of it
-  used, the longest-stalled at once. Below half, a stalled stream is left alone: it hurts only itself.
+* A stream is *stalled* while a quarter of its window or more waits and no credit was returned. With more
+  than half of the budget used, streams that have been stalled for a minute are ended, longest first; with
+  all of it used, the longest-stalled at once. Below half, a stalled stream is left alone: it hurts only
+  itself.
 
 So all links together can make this process hold ``total`` + ``INITIAL_WINDOW`` × streams, and no more.
 """

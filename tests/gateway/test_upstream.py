@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
@@ -28,9 +29,8 @@ class Recorder(asyncio.Protocol):
         self.ended = anyio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(b"hello")
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(b"hello")
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -50,8 +50,10 @@ async def greeter(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) ->
             await writer.wait_closed()
 
     server = await asyncio.start_server(answer, host, 0, ssl=tls)
-    async with server:
+    try:
         yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()  # without waiting: a connection that a failed test left open would hold it up for ever
 
 
 def upstream(url: str, *, ca: Path | None = None, connect_timeout: float = 5.0) -> Upstream:
@@ -115,7 +117,9 @@ async def test_plain_http(host: str, url_host: str) -> None:
         assert await conversation(upstream(f"http://{url_host}:{port}/mcp")) == b"you said hello"
 
 
-@pytest.mark.parametrize(("host", "url_host"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("127.0.0.1", "localhost")])
+@pytest.mark.parametrize(
+    ("host", "url_host"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("127.0.0.1", "localhost")]
+)
 async def test_https_with_its_own_ca(authority: trustme.CA, ca_file: Path, host: str, url_host: str) -> None:
     """The certificate is checked for the host of the url, name or address."""
     async with greeter(host, server_tls(authority, url_host.strip("[]"))) as port:
@@ -124,7 +128,9 @@ async def test_https_with_its_own_ca(authority: trustme.CA, ca_file: Path, host:
         assert await conversation(server) == b"you said hello"
 
 
-async def test_a_name_with_two_addresses_reaches_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_with_two_addresses_reaches_the_one_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A server that listens on IPv4 only is found behind a name that has IPv6 first."""
     async with greeter("127.0.0.1") as port:
         _resolve(monkeypatch, ["::1", "127.0.0.1"])
@@ -239,9 +245,10 @@ async def test_a_server_that_closes_during_the_handshake(ca_file: Path) -> None:
         writer.close()
         await writer.wait_closed()
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        error = await failure(upstream(f"https://127.0.0.1:{port}/mcp", ca=ca_file))
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    error = await failure(upstream(f"https://127.0.0.1:{port}/mcp", ca=ca_file))
+    server.close()
 
     assert isinstance(error, UpstreamUntrusted | UpstreamUnreachable)
 
@@ -290,7 +297,12 @@ def test_what_a_url_says(url: str, is_tls: bool, address: str, authority: bytes,
     """Where to dial, what to call it, and which path is its endpoint."""
     parsed = UpstreamUrl.parse("tickets", url)
 
-    assert (parsed.is_tls, parsed.address, parsed.authority, parsed.path) == (is_tls, address, authority, path)
+    assert (parsed.is_tls, parsed.address, parsed.authority, parsed.path) == (
+        is_tls,
+        address,
+        authority,
+        path,
+    )
 
 
 def listening() -> socket.socket:
@@ -330,11 +342,13 @@ def _resolve(
     async def getaddrinfo(_host: str, port: int, **_options: int) -> list[tuple[object, ...]]:
         if isinstance(answer, socket.gaierror):
             raise answer
-        found = []
+        found: list[tuple[object, ...]] = []
         for each in answer:
             address, its_port = each if isinstance(each, tuple) else (each, port)
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            found.append((family, socket.SOCK_STREAM, 6, "", (address, its_port)))
+            if ":" in address:
+                found.append((socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, its_port, 0, 0)))
+            else:
+                found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, its_port)))
         return found
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)

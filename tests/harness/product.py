@@ -90,7 +90,8 @@ class Product:
         """
         folder = self.folder / name
         folder.mkdir()
-        self.run("certs", "init", "--domain", DOMAIN, "--relay", self.relay_address, folder=folder)
+        addresses = ("--domain", DOMAIN, "--relay", self.relay_address, "--name", "gw1")
+        self.run("certs", "init", *addresses, folder=folder)
         tunnel = Tunnel(self, name, folder, dict(servers))
         root = tunnel.identity.root_path
         self.run("relay", "tunnel", "add", root, "--name", name, folder=self.relay_folder)
@@ -138,6 +139,7 @@ class Tunnel:
     name: str
     folder: Path
     servers: dict[str, str]
+    _connectors: int = 0
 
     @property
     def identity(self) -> IdentityDirectory:
@@ -201,25 +203,26 @@ class Tunnel:
         return path
 
     def start_connector(
-        self, server: str | None = "tickets", *, caller: str = "agent", name: str | None = None
+        self, server: str | None = "tickets", *, bundle: Path | None = None, relay: str | None = None
     ) -> "Connector":
         """
         Start a connector and wait until it listens.
 
         Args:
             server: served at the root of its URL; all servers below their names when None.
-            caller: whose bundle it uses.
-            name: of the process in messages.
+            bundle: that of a caller named agent when None.
+            relay: dialled instead of the address in the bundle.
         """
         target = f"{self.id}/{server}" if server else self.id
-        port = free_port()
-        process = self.product.start(
-            name or f"connector-{self.name}-{port}",
-            *("connect", target, "--bundle", self.bundle(caller), "--port", str(port)),
-            folder=self.folder,
-        )
-        process.wait_for("listening")
-        return Connector(process, port)
+        arguments: list[str | Path] = ["connect", target, "--bundle", bundle or self.bundle(), "--port", "0"]
+        arguments += ["--log-format", "json", "--log-level", self.product.log_level]
+        if relay is not None:
+            arguments += ["--relay", relay]
+        self._connectors += 1
+        name = f"connector-{self.name}-{self._connectors}"
+        process = self.product.start(name, *arguments, folder=self.folder)
+        address = str(process.wait_for("listening")["address"])
+        return Connector(process, int(address.rpartition(":")[2]))
 
     def tls_endpoint(self, server: str | None = "tickets", *, caller: str | None = "agent") -> Endpoint:
         """Return a server's public endpoint, reached by TLS straight to the relay."""

@@ -25,6 +25,8 @@ _PATIENCE = 10  # seconds that a silent peer is waited for
 # version 2, random 32; a ClientHello has it at the same place.
 _SESSION_ID = slice(43, 43 + 1 + 32)
 
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
 
 @dataclass
 class Conversation:
@@ -147,15 +149,15 @@ def impersonate(context: ssl.SSLContext) -> Behaviour:
     """Answer as a TLS server with these certificates, and read what the client then says."""
 
     def behaviour(connection: socket.socket, conversation: Conversation) -> None:
-        tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        try:
-            tls.do_handshake()
-            conversation.handshake_done = True
-            conversation.request = tls.recv(1 << 16)
-            if conversation.request:
-                tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
-        except ssl.SSLError as error:
-            conversation.alert = error.reason or str(error)
+        with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as tls:
+            try:
+                tls.do_handshake()
+                conversation.handshake_done = True
+                conversation.request = tls.recv(1 << 16)
+                if conversation.request:
+                    tls.sendall(_ANSWER)
+            except ssl.SSLError as error:
+                conversation.alert = error.reason or str(error)
 
     return behaviour
 

@@ -148,11 +148,15 @@ def _not_tls(host: str) -> list[HostileHello]:
         HostileHello("plain HTTP", f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(), UNEXPECTED_MESSAGE),
         HostileHello("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", UNEXPECTED_MESSAGE),
         HostileHello("SSH", b"SSH-2.0-OpenSSH_9.6\r\n", UNEXPECTED_MESSAGE),
-        HostileHello("SSLv2 hello", b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + bytes(37), UNEXPECTED_MESSAGE),
+        HostileHello(
+            "SSLv2 hello", b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + bytes(37), UNEXPECTED_MESSAGE
+        ),
         HostileHello("zeros", bytes(64), UNEXPECTED_MESSAGE),
         HostileHello("all ones", b"\xff" * 64, UNEXPECTED_MESSAGE),
         HostileHello("one byte of rubbish", b"x", UNEXPECTED_MESSAGE),
-        HostileHello("PROXY header nobody asked for", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n", UNEXPECTED_MESSAGE),
+        HostileHello(
+            "PROXY header nobody asked for", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n", UNEXPECTED_MESSAGE
+        ),
         HostileHello("an alert first", record(b"\x02\x28", kind=21), UNEXPECTED_MESSAGE),
         HostileHello("application data first", record(bytes(40), kind=23), UNEXPECTED_MESSAGE),
         HostileHello("a heartbeat first", record(b"\x01\x40\x00" + bytes(16), kind=24), UNEXPECTED_MESSAGE),
@@ -172,8 +176,12 @@ def _cut_wrongly(host: str) -> list[HostileHello]:
     return [
         HostileHello("an empty record", record(b""), UNEXPECTED_MESSAGE),
         HostileHello("an empty record in between", first + record(b"") + second, UNEXPECTED_MESSAGE),
-        HostileHello("an alert in between", first + record(b"\x01\x00", kind=21) + second, UNEXPECTED_MESSAGE),
-        HostileHello("another version in between", first + record(good[half:], version=b"\x05\x00"), PROTOCOL_VERSION),
+        HostileHello(
+            "an alert in between", first + record(b"\x01\x00", kind=21) + second, UNEXPECTED_MESSAGE
+        ),
+        HostileHello(
+            "another version in between", first + record(good[half:], version=b"\x05\x00"), PROTOCOL_VERSION
+        ),
         HostileHello("two hellos in one record", record(good + good), UNEXPECTED_MESSAGE),
         HostileHello("a byte behind the hello in its record", record(good + b"\x00"), UNEXPECTED_MESSAGE),
         HostileHello("a record of 16 KiB and one byte", b"\x16\x03\x01\x40\x01" + good, RECORD_OVERFLOW),
@@ -181,7 +189,9 @@ def _cut_wrongly(host: str) -> list[HostileHello]:
         HostileHello("a record that fills the limit", b"\x16\x03\x01\x40\x00" + good, HANDSHAKE_FAILURE),
         HostileHello("a message of 16 MiB", record(b"\x01\xff\xff\xff" + good[4:]), HANDSHAKE_FAILURE),
         HostileHello("a message of 20 KiB", _padded(host, 20 * 1024), HANDSHAKE_FAILURE),
-        HostileHello("one-byte records past the limit", records(_padded_message(host, 4000), [1]), HANDSHAKE_FAILURE),
+        HostileHello(
+            "one-byte records past the limit", records(_padded_message(host, 4000), [1]), HANDSHAKE_FAILURE
+        ),
     ]
 
 
@@ -201,14 +211,18 @@ def _undecodable(host: str) -> list[HostileHello]:
         "an empty name extension": hello_message([extension(SERVER_NAME, b""), *usual]),
         "an empty name list": hello_message([server_name(), *usual]),
         "an empty name": hello_message([server_name(b""), *usual]),
-        "a name list that overruns": hello_message([extension(SERVER_NAME, b"\x00\xff\x00\x00\x01a"), *usual]),
+        "a name list that overruns": hello_message(
+            [extension(SERVER_NAME, b"\x00\xff\x00\x00\x01a"), *usual]
+        ),
         "a name that overruns": hello_message([extension(SERVER_NAME, b"\x00\x04\x00\x00\xffa"), *usual]),
         "bytes behind the name list": hello_message([extension(SERVER_NAME, name[4:] + b"\x00"), *usual]),
         "a name of an unknown type": hello_message([server_name(host.encode(), kind=1), *usual]),
         "an empty ALPN extension": hello_message([name, *usual, extension(ALPN, b"")]),
         "an empty ALPN list": hello_message([name, *usual, alpn()]),
         "an empty ALPN protocol": hello_message([name, *usual, alpn(b"http/1.1", b"")]),
-        "bytes behind the ALPN list": hello_message([name, *usual, extension(ALPN, vector(2, b"\x01a") + b"\x00")]),
+        "bytes behind the ALPN list": hello_message(
+            [name, *usual, extension(ALPN, vector(2, b"\x01a") + b"\x00")]
+        ),
     }
     return [HostileHello(case, record(message), DECODE_ERROR) for case, message in cases.items()]
 
@@ -220,7 +234,9 @@ def _ambiguous(host: str) -> list[HostileHello]:
         "the same name twice": hello_message([server_name(host.encode(), host.encode()), *usual]),
         "two name extensions": hello_message([name, *usual, server_name(b"other.example")]),
         "two ALPN extensions": hello_message([name, *usual, alpn(b"h2"), alpn(b"http/1.1")]),
-        "an unknown extension twice": hello_message([name, *usual, extension(4660, b""), extension(4660, b"")]),
+        "an unknown extension twice": hello_message(
+            [name, *usual, extension(4660, b""), extension(4660, b"")]
+        ),
     }
     return [HostileHello(case, record(message), ILLEGAL_PARAMETER) for case, message in cases.items()]
 
@@ -262,9 +278,15 @@ def _names(host: str) -> list[HostileHello]:
     return [
         HostileHello("no name", without, UNRECOGNIZED_NAME),
         HostileHello("no extensions at all", record(_without_extensions()), UNRECOGNIZED_NAME),
-        HostileHello("a name in the encrypted hello only", client_hello(None, extension(ECH, bytes(200))), UNRECOGNIZED_NAME),
+        HostileHello(
+            "a name in the encrypted hello only",
+            client_hello(None, extension(ECH, bytes(200))),
+            UNRECOGNIZED_NAME,
+        ),
         *(
-            HostileHello(case, record(hello_message([server_name(name), *usual_extensions()])), UNRECOGNIZED_NAME)
+            HostileHello(
+                case, record(hello_message([server_name(name), *usual_extensions()])), UNRECOGNIZED_NAME
+            )
             for case, name in cases.items()
         ),
     ]
@@ -273,7 +295,8 @@ def _names(host: str) -> list[HostileHello]:
 def _names_of_others() -> list[HostileHello]:
     names = ("localhost", "example.net", "www.example.net")
     return [
-        HostileHello(f"the name {name}", client_hello(name), UNRECOGNIZED_NAME, readable=True) for name in names
+        HostileHello(f"the name {name}", client_hello(name), UNRECOGNIZED_NAME, readable=True)
+        for name in names
     ]
 
 

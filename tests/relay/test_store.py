@@ -149,7 +149,9 @@ def test_a_later_schema_is_told(url: str, tmp_path: Path) -> None:
     assert "newer" in caught.value.hint
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nosuchthing:///x", "postgresql://user:secret@127.0.0.1:1/relay"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "nosuchthing:///x", "postgresql://user:secret@127.0.0.1:1/relay"]
+)
 def test_a_url_that_leads_nowhere_is_told_without_its_password(url: str) -> None:
     """The text never holds a password."""
     with pytest.raises(DatabaseFailed) as caught:

@@ -135,7 +135,7 @@ class Exchange:
         if not self._begun:
             connection.deadline.set(self._forward.timeouts.first_byte)
 
-    def caller_left(self) -> None:
+    def abandon(self) -> None:
         """Drop everything: nobody waits for the answer. The next hop sees it at once."""
         self._is_over = True
         if self._dialling is not None:
@@ -218,7 +218,7 @@ class Exchange:
     def timed_out(self) -> None:
         """Judge whose silence it is, and end the exchange when it is the next hop's."""
         if self._answer_paused:
-            self.caller_left()
+            self.abandon()
             self._caller.stalled()
             return
         connection = self._connection

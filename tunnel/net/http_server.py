@@ -19,7 +19,7 @@ carry the request on. What it is doing is its ``_Phase``:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import cast
 
@@ -28,7 +28,6 @@ import structlog
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1 import (
     CONTINUE,
-    NO_BODY,
     Body,
     BodyKind,
     EndOfMessage,
@@ -39,6 +38,7 @@ from sallyport.tunnel.http1 import (
     ResponseHead,
     encode_response,
 )
+from sallyport.tunnel.http1_heads import METHODS
 from sallyport.tunnel.net.cutting import cut
 from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.http_exchange import Exchange
@@ -46,8 +46,9 @@ from sallyport.tunnel.net.http_forward import (
     Answer,
     CallRecord,
     Decision,
+    Executed,
+    Forward,
     ForwardFailure,
-    Outcome,
     json_rpc_error,
     reason_phrase,
 )
@@ -70,6 +71,8 @@ _LINGER_BYTES = 64 * 1024 * 1024
 
 # Seconds for a caller to take what is still to be sent to him when the connection closes.
 _CLOSING_SECONDS = 30.0
+
+_ALLOWED = b", ".join(sorted(METHODS))
 
 
 class _Phase(Enum):
@@ -119,6 +122,7 @@ class HttpServer(asyncio.Protocol):
         # The request being answered
         self._request: RequestHead | None = None
         self._record: CallRecord | None = None
+        self._forward: Forward | None = None
         self._exchange: Exchange | None = None
         # Flow
         self._is_taking = False  # events are being worked off: whoever finishes now need not go on himself
@@ -130,14 +134,17 @@ class HttpServer(asyncio.Protocol):
     def drain(self) -> None:
         """Close once the running request is answered; at once between requests."""
         self._draining = True
-        if self._phase in (_Phase.IDLE, _Phase.HEAD):
+        if self._transport is not None and self._phase in (_Phase.IDLE, _Phase.HEAD):
             self._close()
 
     # The transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._deadline.set(self._idle_timeout)
+        if self._draining:
+            self._close()
+        else:
+            self._deadline.set(self._idle_timeout)
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _Phase.LINGERING:
@@ -145,13 +152,13 @@ class HttpServer(asyncio.Protocol):
             if self._linger_left < 0:
                 self._abort()
         elif self._phase is not _Phase.CLOSED:
-            self._work_off(lambda: self._reader.receive(data))
+            self._read(data)
 
     def eof_received(self) -> bool:
         if self._phase is _Phase.BUSY:
             self._caller_left()
             self._abort()
-        else:
+        elif self._phase is not _Phase.CLOSED:
             self._close()
         return False
 
@@ -173,11 +180,11 @@ class HttpServer(asyncio.Protocol):
 
     # Requests
 
-    def _work_off(self, read: Callable[[], Sequence[RequestEvent]]) -> None:
-        """Take what was read, request after request as long as each is settled, and set the timers."""
+    def _read(self, data: bytes | None) -> None:
+        """Work off data, or with None what was held, request after request as far as each is settled."""
         self._is_taking = True
         try:
-            events = read()
+            events = self._reader.start_next() if data is None else self._reader.receive(data)
             while events:
                 for event in events:
                     self._take(event)
@@ -209,27 +216,243 @@ class HttpServer(asyncio.Protocol):
             self._begin(event)
 
     def _begin(self, head: RequestHead) -> None:
-        self._phase = _Phase.BUSY
+        """Have a request decided upon, and do what was decided."""
         self._request = head
-        path = head.target.partition(b"?")[0].decode("ascii")
-        record = self._start_record(head.method.decode("ascii"), path)
+        record = self._open_record(head)
         try:
             decision = self._decide(head)
-            if isinstance(decision, Answer):
-                self._answer(decision, "answered" if decision.status < 400 else "refused")
-                return
-            exchange = Exchange(self, head, decision, record)
+            if isinstance(decision, Forward):
+                self._exchange = Exchange(self, head, decision, record)
         except HttpRefused:
             raise
         except Exception:
-            # Whatever it is, it is ours: the log gets the reason and the caller a status.
+            # Whatever it is, it is ours: the log gets the reason, and the caller a status.
             _log.exception("the decision about a request failed")
-            self._answer(json_rpc_error(500, "internal error", data={"executed": "no"}), "failed")
-            return
-        self._explain = decision.explain
-        self._exchange = exchange
+            decision = json_rpc_error(500, "internal error", data={"executed": "no"})
+            record.outcome = "failed"
+        if isinstance(decision, Answer):
+            if decision.status >= 400 and record.outcome == "answered":
+                record.outcome = "refused"
+            self._answer(decision)
+        elif self._exchange is not None:
+            self._forward = decision
+            self._start(self._exchange, head)
+
+    def _start(self, exchange: Exchange, head: RequestHead) -> None:
         if head.expect_continue:
-            self._write(CONTINUE)
+            self.write(CONTINUE)
         if self._writing_paused:
             exchange.pause_answer()
         exchange.start()
+
+    def _turn_to_next(self) -> None:
+        self._phase = _Phase.IDLE
+        self._request = None
+        self._deadline.set(self._idle_timeout)
+
+    def _wait_for_more(self) -> None:
+        """Set the timer that fits what is missing, and read on unless enough is held."""
+        if self._phase in (_Phase.BUSY, _Phase.DISCARDING):
+            if self._reader.has_ended:
+                self._deadline.clear()
+            else:
+                self._deadline.set(_BODY_IDLE)
+        elif self._phase is _Phase.IDLE and self._reader.is_in_head:
+            self._phase = _Phase.HEAD
+            self._deadline.set(self._head_timeout)
+        self._update_reading()
+
+    # Answers
+
+    def _answer(self, answer: Answer) -> None:
+        """Send an answer of ours; the record has its outcome already."""
+        request, record = self._request, self._record
+        if record is None:
+            raise AssertionError("an answer belongs to a request")
+        keep_alive = request is not None and request.keep_alive and self._may_go_on(request)
+        head = ResponseHead(
+            answer.status,
+            reason_phrase(answer.status),
+            answer.headers,
+            Body(BodyKind.LENGTH, len(answer.body)),
+            keep_alive and not self._draining,
+        )
+        body = b"" if request is not None and request.method == b"HEAD" else answer.body
+        record.status = answer.status
+        record.response_bytes = len(body)
+        self.write(encode_response(head) + body)
+        self._settle(keep_alive=keep_alive)
+
+    def _may_go_on(self, request: RequestHead) -> bool:
+        """Whether what is left of the request is so little that it is better read than the connection lost."""
+        if self._reader.has_ended:
+            return True
+        is_short = request.body.kind is BodyKind.LENGTH and request.body.length <= _DISCARDED
+        # Whoever waits for 100 and is answered otherwise may or may not send his body: nobody can tell.
+        return is_short and not request.expect_continue
+
+    def _settle(self, *, keep_alive: bool) -> None:
+        """Go on behind a whole answer: to the next request, the rest of this one, or the end."""
+        self._exchange = None
+        self._close_record()
+        if self._phase is _Phase.CLOSED:
+            return
+        if self._draining or not keep_alive:
+            if self._reader.has_ended:
+                self._close()
+            else:
+                self._linger()
+        elif not self._reader.has_ended:
+            self._phase = _Phase.DISCARDING
+        else:
+            self._turn_to_next()
+            if not self._is_taking:
+                self._read(None)
+
+    def _refuse(self, refusal: HttpRefused) -> None:
+        """Answer what the codec refuses, and close: nobody knows where the next request would begin."""
+        if self._phase is _Phase.DISCARDING:
+            self._linger()
+            return
+        record = self._record or self._open_record(None)
+        record.outcome = "refused"
+        record.rule = refusal.rule
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+            if exchange.has_begun:
+                self._cut()
+                return
+        self._answer_refusal(refusal, executed="no" if exchange is None else "unknown")
+
+    def _answer_refusal(self, refusal: HttpRefused, *, executed: Executed) -> None:
+        headers = [(b"Allow", _ALLOWED)] if refusal.status == 405 else []
+        data = {"rule": refusal.rule, "executed": executed}
+        self._request = None
+        self._answer(json_rpc_error(refusal.status, str(refusal), data=data, headers=headers))
+
+    # The exchange's side: Caller
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the caller."""
+        self._connection.write(data)
+
+    def pause_request(self) -> None:
+        """Read no more of the request for now."""
+        self._upload_paused = True
+        self._update_reading()
+
+    def resume_request(self) -> None:
+        """Read on."""
+        self._upload_paused = False
+        self._update_reading()
+
+    def answer_complete(self, *, keep_alive: bool) -> None:
+        """Go on to the next request, or close."""
+        self._settle(keep_alive=keep_alive)
+
+    def answer_failed(self, failure: ForwardFailure, *, begun: bool) -> None:
+        """Explain the failure, or cut the answer off where it has begun."""
+        if self._record is None or self._forward is None:
+            raise AssertionError("an exchange belongs to a request")
+        self._exchange = None
+        self._record.outcome = "failed"
+        self._record.failure = failure
+        if begun:
+            self._cut()
+            return
+        try:
+            answer = self._forward.explain(failure)
+        except Exception:
+            _log.exception("the explanation of a failure failed")
+            answer = json_rpc_error(502, "bad gateway", data={"executed": failure.executed})
+        self._answer(answer)
+
+    def stalled(self) -> None:
+        """Drop a caller who takes nothing."""
+        self._caller_left()
+        self._abort()
+
+    # Endings
+
+    def _caller_left(self) -> None:
+        """Settle the running request of a caller who is gone."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+        if self._record is not None:
+            self._record.outcome = "caller-left"
+            self._close_record()
+
+    def _cut(self) -> None:
+        """End an answer that has begun and will not be complete."""
+        self._close_record()
+        self._phase = _Phase.CLOSED
+        self._deadline.cancel()
+        is_close_delimited = self._request is not None and self._request.version == b"1.0"
+        cut(self._connection, self._loop, is_close_delimited=is_close_delimited)
+
+    def _linger(self) -> None:
+        """Say that no more is to come, and let the caller find the answer behind what he still sends."""
+        self._phase = _Phase.LINGERING
+        self._deadline.set(_LINGER_SECONDS)
+        self._upload_paused = False
+        self._update_reading()
+        if self._connection.can_write_eof():
+            self._connection.write_eof()
+
+    def _close(self) -> None:
+        self._phase = _Phase.CLOSED
+        self._deadline.set(_CLOSING_SECONDS)
+        self._connection.close()
+
+    def _abort(self) -> None:
+        self._phase = _Phase.CLOSED
+        self._deadline.cancel()
+        self._connection.abort()
+
+    def _expired(self) -> None:
+        match self._phase:
+            case _Phase.IDLE | _Phase.DISCARDING | _Phase.LINGERING:
+                self._close()
+            case _Phase.HEAD:
+                self._refuse(HttpRefused(408, "the head did not come in time"))
+            case _Phase.BUSY if self._upload_paused:
+                # It is the next hop that does not take the request, and its own deadline that says so.
+                self._deadline.set(_BODY_IDLE)
+            case _Phase.BUSY:
+                self._refuse(HttpRefused(408, "the body did not come in time"))
+            case _Phase.CLOSED:
+                self._abort()
+
+    # Inside
+
+    @property
+    def _connection(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise AssertionError("nothing is sent before the connection is made")
+        return self._transport
+
+    def _update_reading(self) -> None:
+        wanted = not self._upload_paused and self._reader.held <= _HELD
+        if wanted is not self._reading and self._phase is not _Phase.CLOSED:
+            self._reading = wanted
+            if wanted:
+                self._connection.resume_reading()
+            else:
+                self._connection.pause_reading()
+
+    def _open_record(self, head: RequestHead | None) -> CallRecord:
+        self._phase = _Phase.BUSY
+        self._number += 1
+        method, path = ("", "")
+        if head is not None:
+            method, path = head.method.decode("ascii"), head.target.partition(b"?")[0].decode("ascii")
+        self._record = CallRecord(self._number, method, path, self._loop.time())
+        return self._record
+
+    def _close_record(self) -> None:
+        record, self._record = self._record, None
+        if record is not None:
+            record.seconds = self._loop.time() - record.started
+            self._finished(record)

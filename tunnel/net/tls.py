@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
+from sallyport.tunnel.net.unread import read_unread
 from sallyport.tunnel.tls_engine import TlsEngine
 
 
@@ -103,6 +104,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._lost and (rest := read_unread(self._lower)):
+            # A reset came right behind the peer's last words, an early answer for instance.
+            self._reading = True
+            self.data_received(rest)
         if exc is None and not self._closing and not self._engine.peer_closed:
             exc = TlsTruncated("after the handshake" if self._admitted else "during the handshake")
         self._lose(exc)

@@ -1,0 +1,153 @@
+"""
+The attacks of the root drill: what answers at the relay's address, and why it must not work.
+
+The attacker has everything that the relay has, and the DNS of the tunnel domain. Some attacks are given
+even more, a stolen leaf or a careless issuer, to show that a rule holds by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import trustme
+from cryptography import x509
+
+from tests.harness.forgery import Authority, copy_certificate, new_key, write_server_files
+from tests.harness.product import Tunnel
+from tests.harness.switchboard import Behaviour, impersonate, impostor_context
+
+OUTSIDE_NAME = "payroll.example.com"
+
+
+class Reason(Enum):
+    """Why a caller refuses, and how OpenSSL, curl, Node and the connector each say it."""
+
+    UNKNOWN_ISSUER = (
+        "no chain to the root",
+        ("unable to get local issuer certificate", "UNABLE_TO_GET_ISSUER_CERT_LOCALLY"),
+    )
+    BAD_SIGNATURE = ("bad signature", ("certificate signature failure", "CERT_SIGNATURE_FAILURE"))
+    WRONG_PURPOSE = ("not for servers", ("unsuitable certificate purpose", "INVALID_PURPOSE"))
+    OUTSIDE_CONSTRAINTS = ("outside the constraints", ("permitted subtree violation",))
+    STALE_KEYS = ("keys of another talk", ("bad record mac", "BAD_RECORD_MAC"))
+
+    def __init__(self, text: str, marks: tuple[str, ...]) -> None:
+        self.text = text
+        self._marks = marks
+
+    def is_in(self, said: str) -> bool:
+        """Tell whether a program's own words give this reason."""
+        words = said.lower().replace("_", " ")
+        return any(mark.lower().replace("_", " ") in words for mark in self._marks)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: its name, the reason for which every client must refuse, and what answers."""
+
+    name: str
+    reason: Reason
+    behaviour: Behaviour
+
+
+def impersonations(tunnel: Tunnel, folder: Path) -> list[Attack]:
+    """
+    Make every attack that is a TLS server with the wrong certificates.
+
+    Args:
+        tunnel: the victim.
+        folder: where the attacker keeps his files.
+    """
+    makers: list[tuple[str, Reason, Callable[[Tunnel, Path], Path]]] = [
+        ("a fresh CA with the same names", Reason.UNKNOWN_ISSUER, _fresh_authority),
+        ("the root certificate without its key", Reason.BAD_SIGNATURE, _root_without_key),
+        ("another tenant's root, same Subject and key identifier", Reason.BAD_SIGNATURE, _shadow_root),
+        ("a certificate of a CA that public clients trust", Reason.UNKNOWN_ISSUER, _public_authority),
+        ("a link's key used as a gateway", Reason.WRONG_PURPOSE, _stolen_link),
+        ("a caller's key used as a gateway", Reason.WRONG_PURPOSE, _stolen_caller),
+        ("root-signed, with a name outside the constraints", Reason.OUTSIDE_CONSTRAINTS, _outside_name),
+    ]
+    attacks = []
+    for number, (name, reason, make) in enumerate(makers):
+        pem = make(tunnel, folder / str(number))
+        attacks.append(Attack(name, reason, impersonate(impostor_context(str(pem)))))
+    return attacks
+
+
+def public_authority(folder: Path, host: str) -> tuple[trustme.CA, Path]:
+    """Make the stand-in for a public CA, and a server certificate of it for a name of the tunnel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = trustme.CA()
+    pem = folder / "server.pem"
+    authority.issue_cert(host).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    return authority, pem
+
+
+@dataclass(frozen=True)
+class _Genuine:
+    """The tunnel's own certificates. The relay has the root; a stolen link shows its issuing CA's siblings."""
+
+    root: x509.Certificate
+    issuing: x509.Certificate
+    leaf: x509.Certificate
+
+
+def _genuine(tunnel: Tunnel) -> _Genuine:
+    presented = x509.load_pem_x509_certificates(tunnel.identity.gateway("gw1").certificate.read_bytes())
+    return _Genuine(tunnel.identity.root_certificate(), presented[1], presented[0])
+
+
+def _fresh_authority(tunnel: Tunnel, folder: Path) -> Path:
+    genuine = _genuine(tunnel)
+    root = copy_certificate(genuine.root, new_key(), None)
+    issuing = copy_certificate(genuine.issuing, new_key(), root)
+    leaf = copy_certificate(genuine.leaf, new_key(), issuing)
+    return write_server_files(folder, leaf, issuing.certificate)
+
+
+def _root_without_key(tunnel: Tunnel, folder: Path) -> Path:
+    genuine = _genuine(tunnel)
+    pretended = Authority(genuine.root, new_key())
+    issuing = copy_certificate(genuine.issuing, new_key(), pretended)
+    leaf = copy_certificate(genuine.leaf, new_key(), issuing)
+    return write_server_files(folder, leaf, issuing.certificate, genuine.root)
+
+
+def _shadow_root(tunnel: Tunnel, folder: Path) -> Path:
+    genuine = _genuine(tunnel)
+    root = copy_certificate(genuine.root, new_key(), None, keep_identifier=True)
+    issuing = copy_certificate(genuine.issuing, new_key(), root)
+    leaf = copy_certificate(genuine.leaf, new_key(), issuing)
+    return write_server_files(folder, leaf, issuing.certificate, root.certificate)
+
+
+def _public_authority(tunnel: Tunnel, folder: Path) -> Path:
+    # The name is the one that the client asks for; the connector asks for the tunnel's bare name.
+    folder.mkdir(parents=True, exist_ok=True)
+    pem = folder / "server.pem"
+    names = (tunnel.host("tickets"), tunnel.host())
+    trustme.CA().issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    return pem
+
+
+def _stolen_link(tunnel: Tunnel, folder: Path) -> Path:
+    files = tunnel.identity.link("gw1")
+    folder.mkdir(parents=True, exist_ok=True)
+    pem = folder / "server.pem"
+    pem.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    return pem
+
+
+def _stolen_caller(tunnel: Tunnel, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pem = folder / "server.pem"
+    pem.write_bytes(tunnel.bundle().read_bytes())
+    return pem
+
+
+def _outside_name(tunnel: Tunnel, folder: Path) -> Path:
+    genuine = _genuine(tunnel)
+    issuing = Authority.load(tunnel.identity.path / "gateways.pem", tunnel.identity.path / "gateways.key")
+    leaf = copy_certificate(genuine.leaf, new_key(), issuing, extra_names=[OUTSIDE_NAME])
+    return write_server_files(folder, leaf, issuing.certificate)

@@ -1,0 +1,119 @@
+"""
+The relay's TLS contexts for links: one per tunnel, made before the handshake from the SNI's label.
+
+Each trusts one root, its tunnel's. With all roots in one store, another tenant's root that copies the
+victim's Subject and key identifier makes the victim's chain fail, and any root could vouch for any label;
+with one store each, a tenant cannot touch another one's handshakes (identity §4).
+
+A context is kept until what it was made of changes: the tunnel's root in the database, or the relay's own
+certificate and key on disk, which may be renewed under a running relay. Files that cannot be used (half
+written, say) change nothing: the contexts that are there go on, and the log says why.
+"""
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLContext
+from typing import Final
+
+import structlog
+from anyio import to_thread
+from cryptography import x509
+
+from sallyport.certs.contexts import link_server_context
+from sallyport.certs.errors import CertificateError
+from sallyport.certs.files import LeafFiles
+from sallyport.relay.registry import Tunnel
+
+log = structlog.get_logger("sallyport.relay")
+
+# Contexts kept: about 50 KiB each. A tunnel whose context was dropped pays a millisecond for a new one.
+_KEPT: Final = 1024
+
+# What tells one version of the two files from the next: time of change, size and inode of each.
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """
+    A context, and what it was made of.
+    """
+
+    context: SSLContext
+    root_pem: str
+    stamp: _Stamp
+
+
+class LinkContexts:
+    """
+    Makes and keeps the contexts.
+
+    Args:
+        certificate: the relay's certificate and what stands between it and its CA.
+        key: the relay's key.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._files = LeafFiles(certificate, key)
+        self._made: OrderedDict[str, _Made] = OrderedDict()
+        self._reported: _Stamp | None = None
+
+    def certificate(self) -> x509.Certificate:
+        """
+        Read the relay's own certificate; for start-up and for /readyz.
+
+        Raises:
+            CertificateError: the files cannot be used.
+        """
+        self._files.load_key()
+        return self._files.load_presented()[0]
+
+    async def context(self, tunnel: Tunnel) -> SSLContext:
+        """
+        Give the context for a tunnel's links.
+
+        Raises:
+            CertificateError: the relay's files cannot be used, and no earlier context is there either.
+        """
+        kept = self._made.get(tunnel.label)
+        stamp = self._stamp()
+        if kept is not None and kept.root_pem == tunnel.root_pem:
+            self._made.move_to_end(tunnel.label)
+            if kept.stamp == stamp:
+                return kept.context
+        else:
+            kept = None
+        try:
+            # In a thread: it reads files and parses keys, and links come in storms.
+            context = await to_thread.run_sync(self._make, tunnel.root_pem)
+        except CertificateError as error:
+            if kept is None:
+                raise
+            self._report(stamp, error)
+            return kept.context
+        self._made[tunnel.label] = _Made(context, tunnel.root_pem, stamp)
+        if len(self._made) > _KEPT:
+            self._made.popitem(last=False)
+        return context
+
+    def _make(self, root_pem: str) -> SSLContext:
+        root = x509.load_pem_x509_certificate(root_pem.encode())
+        return link_server_context(self._files.certificate, self._files.key, root)
+
+    def _stamp(self) -> _Stamp:
+        return tuple(_version(path) for path in (self._files.certificate, self._files.key))
+
+    def _report(self, stamp: _Stamp, error: CertificateError) -> None:
+        if stamp != self._reported:
+            self._reported = stamp
+            log.error("new certificate files not taken", reason=str(error), hint=error.hint)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0)  # Missing for the moment: reading it will say so.
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,0 +1,355 @@
+"""
+Links, as the relay sees them: judged once, then a place to open streams.
+
+A gateway's connection is a link's from its SNI on. Its TLS handshake proves that it has the key to a
+certificate under the tunnel's root, and nothing more: the rest is judged when its HELLO is there, so that a
+refusal can be answered in words (REFUSED) and not by a TLS alert, which a TLS 1.3 client reads too late to
+understand (identity §4). ``judge`` is that decision, and pure.
+
+    socket ── TlsTransport ── WebSocketCarrier ── Link ── GatewayLink (its handler) ── Registry
+
+A ``GatewayLink`` lives as long as its connection. What happens to several of them on one tunnel is the
+registry's business; here its decisions are carried out and logged.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+from cryptography import x509
+from structlog.typing import FilteringBoundLogger
+
+from sallyport.certs.errors import CertificateError, CertificateRefused, Rule
+from sallyport.certs.names import Identity, Role
+from sallyport.certs.verify import verified_chain, verify_identity
+from sallyport.relay.registry import MAX_LINKS, LiveLink, Registry, Tunnel, TunnelState
+from sallyport.tunnel.errors import TunnelError
+from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
+from sallyport.tunnel.frames import GoAwayReason, RefusalCode
+from sallyport.tunnel.limits import MAX_STREAMS
+from sallyport.tunnel.mux import Side
+from sallyport.tunnel.net.link import Link
+from sallyport.tunnel.net.stream import Stream
+from sallyport.tunnel.net.tls import TlsTransport
+from sallyport.tunnel.net.websocket import WebSocketCarrier
+from sallyport.tunnel.tls_engine import TlsEngine
+from sallyport.tunnel.windows import MemoryBudget
+
+log = structlog.get_logger("sallyport.relay")
+
+# Links between their socket and their HELLO, at most. A handshake costs the relay 650 µs, so a burst of this
+# many takes a fifth of a second; gateways beyond it are turned away at once and come back after their jitter,
+# where taking them all would let none finish in time (8,000 at once: 0 connected).
+MAX_PENDING: Final = 256
+
+# Seconds for the TLS handshake of a link. Generous for the same reason.
+HANDSHAKE_TIMEOUT: Final = 15.0
+
+# Seconds after which a gateway that was refused may try again, where waiting can help.
+_RETRY_SOON: Final = 5.0
+_RETRY_LATER: Final = 60.0
+
+_CERTIFICATE_CODES: Final = {
+    Rule.EXPIRED: RefusalCode.CERTIFICATE_EXPIRED,
+    Rule.NOT_YET_VALID: RefusalCode.CERTIFICATE_NOT_YET_VALID,
+}
+
+
+def judge(
+    tunnel: Tunnel | None,
+    chain: Sequence[x509.Certificate],
+    *,
+    is_full: bool,
+    is_leaving: bool,
+    now: datetime,
+) -> Identity | Refusal:
+    """
+    Decide whether a gateway may have its link.
+
+    Args:
+        tunnel: the tunnel of the SNI's label, as the database has it now; None when it has gone.
+        chain: the verified chain of the link's TLS connection.
+        is_full: whether the tunnel has as many links as it may.
+        is_leaving: whether the relay is about to stop.
+        now: the time to judge validity by, with a zone.
+
+    Returns:
+        Whose link it is, or why it may not be: what a gateway can do nothing about comes first.
+    """
+    if tunnel is None:
+        return Refusal(RefusalCode.TUNNEL_UNKNOWN, "this relay knows no such tunnel", _RETRY_LATER)
+    if tunnel.state is TunnelState.ARCHIVED:
+        return Refusal(RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is archived for good: make a new tunnel")
+    if tunnel.state is TunnelState.DISABLED:
+        return Refusal(
+            RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is disabled by the relay's operator", _RETRY_LATER
+        )
+    try:
+        identity = verify_identity(chain, role=Role.LINK, label=tunnel.label, now=now)
+    except CertificateRefused as refused:
+        return _refusal(refused)
+    if is_leaving:
+        return Refusal(RefusalCode.LEAVING, "this relay is about to stop", _RETRY_SOON)
+    if is_full:
+        return Refusal(RefusalCode.TOO_MANY_LINKS, f"{tunnel.id} has {MAX_LINKS} links already", _RETRY_LATER)
+    return identity
+
+
+def _refusal(refused: CertificateRefused) -> Refusal:
+    code = _CERTIFICATE_CODES.get(refused.rule, RefusalCode.CERTIFICATE_REFUSED)
+    text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
+    # A clock that is wrong may be set right, and a new certificate is picked up when the gateway tries again.
+    return Refusal(code, text, _RETRY_LATER)
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySide:
+    """
+    What the relay says of itself in HELLO_ACK.
+
+    Attributes:
+        boot_id: chosen when the process started.
+        software: name and version.
+        clock: the time, with a zone.
+    """
+
+    boot_id: str
+    software: str
+    clock: Callable[[], datetime]
+
+    def acknowledge(self, hello: Hello) -> HelloAck:
+        """
+        Answer a HELLO that was accepted.
+        """
+        return HelloAck(
+            max_streams=MAX_STREAMS,
+            boot_id=self.boot_id,
+            link_index=hello.link_index,
+            software=self.software,
+            time=int(self.clock().timestamp()),
+        )
+
+
+class Links:
+    """
+    All links of this relay, from their sockets on.
+
+    Args:
+        registry: where links are listed once they are up.
+        side: what the relay says of itself.
+        budget: the memory that all links share.
+        loop: the running loop.
+    """
+
+    def __init__(
+        self,
+        registry: "Registry[GatewayLink]",
+        side: RelaySide,
+        *,
+        budget: MemoryBudget,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.registry = registry
+        self.side = side
+        self.budget = budget
+        self.loop = loop
+        self.is_leaving = False
+        self._pending: set[GatewayLink] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """
+        Whether as many links are on their way up as may be.
+        """
+        return len(self._pending) >= MAX_PENDING
+
+    def protocol(self, tunnel: Tunnel, context: ssl.SSLContext, *, address: str) -> TlsTransport:
+        """
+        Make the protocol of a connection that will carry a link.
+
+        Args:
+            tunnel: the tunnel of the SNI's label.
+            context: the TLS context of that tunnel's links.
+            address: where the connection comes from.
+        """
+        gateway_link = GatewayLink(self, tunnel.label, address=address)
+        self._pending.add(gateway_link)
+        return TlsTransport(
+            TlsEngine(context, server_side=True),
+            WebSocketCarrier.server(gateway_link.link),
+            loop=self.loop,
+            verify=gateway_link.handshake_done,
+            handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+
+    def settled(self, gateway_link: "GatewayLink") -> None:
+        """
+        Take note that a link is up, refused or lost.
+        """
+        self._pending.discard(gateway_link)
+
+    def leave(self) -> None:
+        """
+        Ask every gateway to go elsewhere, and refuse those that come.
+        """
+        self.is_leaving = True
+        for live in self.registry.links():
+            live.link.link.leave(GoAwayReason.SHUTDOWN)
+
+    def close(self) -> "list[asyncio.Future[None]]":
+        """
+        Close every link.
+
+        Returns:
+            One future for each, done when it is closed.
+        """
+        links = [gateway_link.link for gateway_link in self._pending]
+        links += [live.link.link for live in self.registry.links()]
+        for link in links:
+            link.close(GoAwayReason.SHUTDOWN)
+        return [link.closed for link in links]
+
+
+class GatewayLink:
+    """
+    One link, from its socket to its end: the handler of its ``Link``.
+
+    Args:
+        links: all links of this relay.
+        label: the label in the SNI.
+        address: where the connection comes from.
+    """
+
+    def __init__(self, links: Links, label: str, *, address: str) -> None:
+        self._links = links
+        self._label = label
+        self._chain: Sequence[x509.Certificate] = ()
+        self._live: LiveLink[GatewayLink] | None = None
+        self._identity: Identity | None = None
+        self._is_refused = False
+        self.address = address
+        self.since: datetime | None = None
+        self.link = Link(Side.RELAY, self, budget=links.budget, loop=links.loop)
+
+    # What the relay does with it
+
+    @property
+    def is_ready(self) -> bool:
+        """
+        Whether it takes streams.
+        """
+        return self.link.is_ready
+
+    def open_stream(self, protocol: asyncio.Protocol, opening: Opening) -> Stream:
+        """
+        Open a stream to the gateway.
+
+        Raises:
+            LimitReached: a limit of this link forbids it.
+            LinkLost: the link has gone, or is going.
+        """
+        return self.link.open_stream(protocol, opening)
+
+    def status(self) -> dict[str, object]:
+        """
+        Describe the link for the health listener.
+        """
+        hello, live, rtt = self.link.peer_hello, self._live, self.link.rtt
+        return {
+            "tunnel": f"tnl_{self._label}",
+            "gateway": live.gateway if live else None,
+            "boot_id": hello.boot_id if hello else None,
+            "index": hello.link_index if hello else None,
+            "software": hello.software if hello else None,
+            "address": self.address,
+            "since": self.since.isoformat(timespec="seconds") if self.since else None,
+            "streams": self.link.stream_count,
+            "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
+            "leaving": not self.is_ready,
+        }
+
+    # What TLS and the link tell
+
+    def handshake_done(self, tls: ssl.SSLObject) -> None:
+        """
+        Keep the verified chain for the judgement that comes with HELLO.
+
+        Raises:
+            CertificateRefused: a member cannot be read.
+        """
+        self._chain = verified_chain(tls)
+
+    def hello_received(self, link: Link, hello: Hello) -> HelloAck | Refusal:
+        """
+        Judge the gateway.
+        """
+        registry = self._links.registry
+        verdict = judge(
+            registry.tunnel(self._label),
+            self._chain,
+            is_full=registry.is_full(self._label),
+            is_leaving=self._links.is_leaving,
+            now=self._links.side.clock(),
+        )
+        if isinstance(verdict, Refusal):
+            self._is_refused = True
+            self._log().warning("link refused", code=verdict.code.name.lower(), reason=verdict.text)
+            return verdict
+        self._identity = verdict
+        return self._links.side.acknowledge(hello)
+
+    def link_ready(self, link: Link) -> None:
+        """
+        List the link, and tell those whose place it takes.
+        """
+        hello, identity = link.peer_hello, self._identity
+        if hello is None or identity is None:
+            raise AssertionError("a link is ready after its HELLO was judged")
+        self._links.settled(self)
+        self.since = self._links.side.clock()
+        self._live = LiveLink(self._label, identity.name, hello.boot_id, hello.link_index, self)
+        joined = self._links.registry.add(self._live)
+        self._log().info("link up", index=hello.link_index, boot=hello.boot_id, software=hello.software)
+        if joined.is_second_process:
+            self._log().warning("another process has the same gateway name", boot=hello.boot_id)
+        for replaced in joined.replaced:
+            replaced.link.link.leave(GoAwayReason.REPLACED)
+
+    def stream_opened(self, link: Link, stream: Stream, opening: Opening) -> asyncio.Protocol:
+        """
+        Never called: the mux refuses an OPEN from a gateway (SPEC.md).
+        """
+        raise AssertionError("a gateway opens no streams")
+
+    def go_away_received(self, link: Link, reason: GoAwayReason) -> None:
+        """
+        Log it: a link that is leaving is no candidate any more.
+        """
+        self._log().info("link leaving", reason=reason.name.lower())
+
+    def link_lost(self, link: Link, error: TunnelError | None) -> None:
+        """
+        Take the link off the list.
+        """
+        self._links.settled(self)
+        if self._live is not None:
+            self._links.registry.remove(self._live)
+            self._log().info("link down", reason=_reason(error))
+        elif not self._is_refused:
+            self._log().warning("link failed", reason=_reason(error))
+
+    def _log(self) -> FilteringBoundLogger:
+        bound: FilteringBoundLogger = log.bind(tunnel=f"tnl_{self._label}", address=self.address)
+        return bound.bind(gateway=self._identity.name) if self._identity is not None else bound
+
+
+def _reason(error: TunnelError | None) -> str:
+    if error is None:
+        return "closed"
+    if isinstance(error.__cause__, CertificateError):
+        return str(error.__cause__)
+    return str(error)

@@ -1,0 +1,188 @@
+"""The splice: bytes, half-close, back-pressure and the end, between a TCP connection and a stream."""
+
+import asyncio
+import os
+import socket
+
+import anyio
+import pytest
+
+from sallyport.tunnel.errors import LimitReached, StreamReset
+from sallyport.tunnel.events import Opening
+from sallyport.tunnel.frames import ResetCode
+from sallyport.tunnel.net.link import Link
+from sallyport.tunnel.net.splice import Splice
+from sallyport.tunnel.net.stream import Stream
+from tests.harness.link_pair import Owner, Recorder, link_pair
+
+pytestmark = pytest.mark.anyio
+
+
+class Front:
+    """The least of a relay: accepts callers and splices each to a stream of one link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._changed = asyncio.Event()
+        self.ended: list[Exception | None] = []
+        self.splice: Splice | None = None
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return the protocol for a caller's connection."""
+        self.splice = Splice(self._open, ended=self._note)
+        return self.splice.near
+
+    def _open(self, far: asyncio.Protocol, first: bytes) -> Stream:
+        opening = Opening("00" * 8, "x.tunnel.test", "127.0.0.1:1", first)
+        return self._link.open_stream(far, opening)
+
+    def _note(self, splice: Splice, error: Exception | None) -> None:
+        self.ended.append(error)
+        self._changed.set()
+
+    async def until_ended(self) -> None:
+        """Wait for the splice's end."""
+        await self._changed.wait()
+
+
+async def test_a_talk_in_order() -> None:
+    """The first bytes open the stream, answers come back, and both half-closes pass through."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(5):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(b"hello")
+                stream, served = await gateway.opened.get()
+                assert isinstance(served, Recorder)
+                await served.until(lambda p: p.received == b"hello")
+                writer.write_eof()
+                await served.until(lambda p: p.eof)
+                stream.write(b"answer")
+                stream.close()
+                assert await reader.read() == b"answer"
+                await front.until_ended()
+                writer.close()
+        assert front.ended == [None]
+        assert near.stream_count == 0
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_caller_that_goes_is_heard_at_once(how: str) -> None:
+    """A caller's reset ends the stream with one; its plain end arrives as an end of file."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(5):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(b"hello")
+                stream, served = await gateway.opened.get()
+                assert isinstance(served, Recorder)
+                if how == "reset":
+                    linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+                    writer.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, linger
+                    )
+                    writer.transport.abort()
+                    await served.until(lambda p: bool(p.lost))
+                    assert isinstance(served.lost[0], StreamReset)
+                else:
+                    writer.close()
+                    await served.until(lambda p: p.eof)
+                    stream.close()
+                    await served.until(lambda p: bool(p.lost))
+                    assert served.lost == [None]
+                await front.until_ended()
+
+
+async def test_a_stream_that_is_reset_cuts_the_caller() -> None:
+    """When the gateway resets the stream, the caller's connection ends, and the splice says why."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(5):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(b"hello")
+                stream, _ = await gateway.opened.get()
+                stream.reset(ResetCode.CANCELLED)
+                await front.until_ended()
+                # What came before is delivered; that it was cut, the inner TLS sees by the missing
+                # close_notify.
+                assert await reader.read() == b""
+                writer.close()
+        assert isinstance(front.ended[0], StreamReset)
+
+
+async def test_no_stream_to_be_had() -> None:
+    """A stream that cannot be opened ends the caller's connection with that reason."""
+    ended: list[Exception | None] = []
+    done = asyncio.Event()
+
+    def refuse(far: asyncio.Protocol, first: bytes) -> asyncio.Transport:
+        raise LimitReached("streams")
+
+    def note(splice: Splice, error: Exception | None) -> None:
+        ended.append(error)
+        done.set()
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Splice(refuse, ended=note).near, "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"hello")
+        with anyio.fail_after(5):
+            await done.wait()
+            writer.close()
+            await writer.wait_closed()
+    assert isinstance(ended[0], LimitReached)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_bulk_is_byte_exact_with_a_slow_reader(direction: str) -> None:
+    """Megabytes pass both ways unchanged, though whoever reads takes them in small bites."""
+    data = os.urandom(6_000_000)
+    relay, gateway = Owner(), Owner()
+    async with link_pair("websocket", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(30):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
+                writer.write(b"hello")
+                stream, served = await gateway.opened.get()
+                assert isinstance(served, Recorder)
+                if direction == "down":
+                    stream.write(data)
+                    stream.close()
+                    received = b""
+                    while bite := await reader.read(70_000):
+                        received += bite
+                        await asyncio.sleep(0)
+                    writer.close()
+                else:
+                    writer.write(data)
+                    writer.write_eof()
+                    while not served.eof:
+                        stream.pause_reading()
+                        await asyncio.sleep(0)
+                        stream.resume_reading()
+                        await asyncio.sleep(0)
+                    received = bytes(served.received[5:])
+                    stream.close()
+                    writer.close()
+                await front.until_ended()
+        assert received == data

@@ -1,0 +1,164 @@
+"""TLS over a TCP connection: who hears what, and when, on every event loop."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from sallyport.certs.contexts import caller_context, door_context
+from sallyport.certs.names import tunnel_host
+from sallyport.tunnel.errors import TlsFailed, TlsTruncated
+from sallyport.tunnel.net.tls import TlsTransport
+from sallyport.tunnel.tls_engine import TlsEngine
+from tests.harness.identity import DOMAIN, TestIdentity
+from tests.harness.link_pair import Recorder
+
+pytestmark = pytest.mark.anyio
+
+Judge = Callable[[ssl.SSLObject], None]
+
+
+def nobody_refused(tls: ssl.SSLObject) -> None:
+    """Let everybody in."""
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> TestIdentity:
+    """Make one tunnel for all tests of this file."""
+    return TestIdentity(tmp_path_factory.mktemp("tunnel") / "identity")
+
+
+@asynccontextmanager
+async def tls_pair(
+    identity: TestIdentity, *, verify: Judge = nobody_refused, timeout: float = 5
+) -> AsyncIterator[tuple[Recorder, Recorder]]:
+    """Connect a caller to a gateway over loopback TCP; ``verify`` is the caller's judge."""
+    loop = asyncio.get_running_loop()
+    caller, gateway = Recorder(), Recorder()
+
+    def accepted() -> asyncio.Protocol:
+        engine = TlsEngine(
+            door_context(identity.directory.gateway("gw"), identity.root), server_side=True
+        )
+        return TlsTransport(engine, gateway, loop=loop, verify=nobody_refused, handshake_timeout=timeout)
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    engine = TlsEngine(
+        caller_context(identity.bundle),
+        server_side=False,
+        server_hostname=tunnel_host(identity.label, DOMAIN),
+    )
+    dialled = TlsTransport(engine, caller, loop=loop, verify=verify, handshake_timeout=timeout)
+    async with server:
+        transport, _ = await loop.create_connection(
+            lambda: dialled, "127.0.0.1", server.sockets[0].getsockname()[1]
+        )
+        try:
+            yield caller, gateway
+        finally:
+            transport.abort()
+            if gateway.transport is not None:
+                gateway.transport.abort()
+            with anyio.fail_after(5):
+                await caller.until(lambda p: bool(p.lost))
+
+
+async def test_both_are_introduced_and_talk(identity: TestIdentity) -> None:
+    """After the handshake each side has a transport, data flows and a close is heard as one."""
+    async with tls_pair(identity) as (caller, gateway):
+        with anyio.fail_after(5):
+            await caller.until(lambda p: p.transport is not None)
+            assert caller.transport is not None
+            caller.transport.write(b"question")
+            await gateway.until(lambda p: p.received == b"question")
+            assert gateway.transport is not None
+            gateway.transport.write(b"answer")
+            gateway.transport.close()
+            await caller.until(lambda p: p.eof)
+            assert caller.received == b"answer"
+            caller.transport.close()
+            await gateway.until(lambda p: bool(p.lost))
+        assert gateway.lost == [None]
+
+
+async def test_a_refused_peer_is_never_introduced(identity: TestIdentity) -> None:
+    """When the judge refuses, the protocol above gets the reason and never a transport to write to."""
+
+    def refuse(tls: ssl.SSLObject) -> None:
+        raise PermissionError("not him")
+
+    async with tls_pair(identity, verify=refuse) as (caller, gateway):
+        with anyio.fail_after(5):
+            await caller.until(lambda p: bool(p.lost))
+        assert caller.transport is None
+        assert isinstance(caller.lost[0], PermissionError)
+        assert gateway.received == b""
+
+
+async def test_an_abort_is_truncation_for_the_peer(identity: TestIdentity) -> None:
+    """A connection that is cut is not mistaken for one that ended."""
+    async with tls_pair(identity) as (caller, gateway):
+        with anyio.fail_after(5):
+            await caller.until(lambda p: p.transport is not None)
+            await gateway.until(lambda p: p.transport is not None)
+            assert gateway.transport is not None
+            gateway.transport.write(b"half an ans")
+            gateway.transport.abort()
+            await caller.until(lambda p: bool(p.lost))
+        assert not caller.eof
+        assert isinstance(caller.lost[0], TlsTruncated | ConnectionError)
+
+
+async def test_a_stalled_handshake_ends(identity: TestIdentity) -> None:
+    """A peer that never speaks is given up after the handshake's time, by name."""
+    loop = asyncio.get_running_loop()
+    gateway = Recorder()
+    engine = TlsEngine(door_context(identity.directory.gateway("gw"), identity.root), server_side=True)
+    tls = TlsTransport(engine, gateway, loop=loop, verify=nobody_refused, handshake_timeout=0.05)
+    server = await loop.create_server(lambda: tls, "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+        with anyio.fail_after(5):
+            await gateway.until(lambda p: bool(p.lost))
+        writer.close()
+    assert isinstance(gateway.lost[0], TlsFailed)
+    assert "too long" in str(gateway.lost[0])
+
+
+async def test_plain_text_gets_an_alert_and_an_end(identity: TestIdentity) -> None:
+    """Whoever speaks plain HTTP to TLS is answered with an alert, and nothing else."""
+    loop = asyncio.get_running_loop()
+    gateway = Recorder()
+    engine = TlsEngine(door_context(identity.directory.gateway("gw"), identity.root), server_side=True)
+    tls = TlsTransport(engine, gateway, loop=loop, verify=nobody_refused, handshake_timeout=5)
+    server = await loop.create_server(lambda: tls, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with anyio.fail_after(5):
+            answer = await reader.read()
+        writer.close()
+    assert answer == b"" or answer[0] == 21  # an alert record, or nothing where OpenSSL has none for it
+    assert isinstance(gateway.lost[0], TlsFailed)
+
+
+async def test_bulk_past_a_reader_that_stops(identity: TestIdentity) -> None:
+    """Megabytes arrive whole though their reader pauses, and the writer is asked to pause meanwhile."""
+    data = os.urandom(8_000_000)
+    async with tls_pair(identity) as (caller, gateway):
+        with anyio.fail_after(20):
+            await caller.until(lambda p: p.transport is not None)
+            await gateway.until(lambda p: p.transport is not None)
+            assert caller.transport is not None
+            assert gateway.transport is not None
+            gateway.transport.pause_reading()
+            caller.transport.write(data)
+            assert caller.is_paused
+            gateway.transport.resume_reading()
+            await gateway.until(lambda p: len(p.received) == len(data))
+            await caller.until(lambda p: not p.is_paused)
+        assert bytes(gateway.received) == data

@@ -1,0 +1,323 @@
+"""
+The streams of one link: what each frame means for a stream, and who may hold how much.
+
+An error of the peer that concerns one stream ends that stream; one that says the peer has lost count of
+what is open ends the link (SPEC.md §8 lists which is which). Calls for a stream that has ended do nothing:
+its end may lie in an event that the caller has not handled yet.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from sallyport.tunnel import limits
+from sallyport.tunnel.buckets import FloodGuard
+from sallyport.tunnel.events import (
+    DataReceived,
+    Event,
+    StreamFinished,
+    StreamOpened,
+    StreamWasReset,
+)
+from sallyport.tunnel.frames import (
+    FrameType,
+    GoAwayReason,
+    ResetCode,
+    StreamId,
+    encode,
+    encode_credit,
+    encode_reset,
+    read_credit,
+    read_reset,
+    violation,
+)
+from sallyport.tunnel.idle_credit import IdleCredit
+from sallyport.tunnel.opening import Opening, encode_opening, read_opening
+from sallyport.tunnel.scheduler import Scheduler, SendLane
+from sallyport.tunnel.stream_state import Input, State, next_state
+from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
+
+
+class _Stream:
+    """One stream: its state, what it may receive, and what it has to send."""
+
+    __slots__ = ("lane", "state", "window")
+
+    def __init__(self, stream: StreamId, window: ReceiveWindow) -> None:
+        self.state = State.OPEN
+        self.window: Final = window
+        self.lane: Final = SendLane(stream)
+
+
+class Streams:
+    """
+    All streams of one end of a link.
+
+    Args:
+        scheduler: Where frames are queued.
+        guard: What counts the peer's frames.
+        budget: The memory that all links of this process share.
+        most: The most streams at once.
+        now: The time, in seconds.
+
+    Attributes:
+        last: The highest number used so far, 0 for none.
+        most: The most streams at once.
+        has_left: Whether this end takes no new stream, having sent GO_AWAY.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, guard: FloodGuard, *, budget: MemoryBudget, most: int, now: float
+    ) -> None:
+        self.last = StreamId(0)
+        self.most = most
+        self.has_left = False
+        self._scheduler: Final = scheduler
+        self._guard: Final = guard
+        self._budget: Final = budget
+        self._open: Final[dict[StreamId, _Stream]] = {}
+        # Those that ended in order while bytes still wait for their consumer.
+        self._draining: Final[dict[StreamId, ReceiveWindow]] = {}
+        self._idle_credit: Final = IdleCredit(now)
+        self._swept = now
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._draining)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Name the limit that forbids another stream, or None."""
+        if len(self) >= self.most:
+            return "streams"
+        return "memory" if self._budget.is_exhausted else None
+
+    # Receiving: each takes a frame of the right shape, adds events, and may raise ProtocolViolation.
+
+    def open_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
+        self._guard.open_received(now)
+        if stream <= self.last:
+            raise violation(f"OPEN of stream {stream} after stream {self.last}")
+        opening = read_opening(payload)
+        self.last = stream
+        if self.has_left:
+            self._answer_reset(stream, ResetCode.REFUSED)
+        elif self.obstacle is not None:
+            self._answer_reset(stream, ResetCode.OVERLOADED)
+        else:
+            self._add(stream).window.received(len(opening.first), now)
+            happened.append(StreamOpened(stream, opening))
+
+    def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
+        record = self._receiving(stream, Input.DATA_RECEIVED, now, happened)
+        if record is None:
+            return
+        if record.window.received(len(payload), now):
+            happened.append(DataReceived(stream, bytes(payload)))
+        else:
+            self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
+
+    def window_received(
+        self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
+    ) -> None:
+        record = self._receiving(stream, Input.WINDOW_RECEIVED, now, happened)
+        if record is None:
+            return
+        credit, lane = read_credit(payload), record.lane
+        if not 0 < credit <= limits.CREDIT_MAX - lane.credit:
+            self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
+            return
+        self._scheduler.add_credit(lane, credit)
+        if lane.credit > limits.INITIAL_WINDOW and record.state is not State.HALF_CLOSED_LOCAL:
+            self._idle_credit.watch(lane, now)
+
+    def return_received(
+        self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
+    ) -> None:
+        record = self._receiving(stream, Input.RETURN_RECEIVED, now, happened)
+        if record is not None and not record.window.credit_returned(read_credit(payload)):
+            self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
+
+    def finish_received(self, stream: StreamId, _: memoryview, now: float, happened: list[Event]) -> None:
+        record = self._receiving(stream, Input.FINISH_RECEIVED, now, happened)
+        if record is None:
+            return
+        record.window.finished()
+        self._scheduler.drop_credit(stream)
+        happened.append(StreamFinished(stream))
+        if record.state is State.CLOSED:
+            self._retire(stream, record)
+
+    def reset_received(
+        self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
+    ) -> None:
+        self._guard.reset_received(now)
+        if self._receiving(stream, Input.RESET_RECEIVED, now, happened) is not None:
+            self._forget(stream)
+            happened.append(StreamWasReset(stream, read_reset(payload), by_peer=True))
+
+    def refused_above(self, last: StreamId, happened: list[Event]) -> None:
+        """End the streams that the peer's GO_AWAY says it never began."""
+        for stream in [stream for stream in self._open if stream > last]:
+            self._forget(stream)
+            happened.append(StreamWasReset(stream, ResetCode.REFUSED, by_peer=True))
+
+    def _receiving(
+        self, stream: StreamId, happening: Input, now: float, happened: list[Event]
+    ) -> _Stream | None:
+        """Find the stream that a frame is for and move its state on; None when the frame ends here."""
+        record = self._open.get(stream)
+        if record is None:
+            if stream > self.last:
+                raise violation(f"{happening.name} on stream {stream}, which was never opened")
+            return None  # It crossed the stream's end on the way.
+        state = next_state(record.state, happening)
+        if state is None:
+            self._fault(stream, ResetCode.PROTOCOL, now, happened)
+            return None
+        record.state = state
+        return record
+
+    def _fault(self, stream: StreamId, code: ResetCode, now: float, happened: list[Event]) -> None:
+        """End a stream on which the peer broke a rule that concerns only that stream."""
+        self._guard.fault_received(now)
+        self._forget(stream)
+        self._answer_reset(stream, code)
+        happened.append(StreamWasReset(stream, code, by_peer=False))
+
+    def _answer_reset(self, stream: StreamId, code: ResetCode) -> None:
+        """Queue a RESET that the peer has provoked; one that provokes and never reads is a flooder."""
+        if self._scheduler.control_bytes > limits.CONTROL_LANE:
+            raise violation("a flood of frames whose answers are not read", GoAwayReason.FLOOD)
+        self._scheduler.send_control(encode_reset(stream, code))
+
+    # Sending
+
+    def open(self, opening: Opening) -> StreamId:
+        """Open a stream; the caller has asked for an ``obstacle``. Raises ValueError for a bad opening."""
+        payload = encode_opening(opening)
+        self.last = stream = StreamId(self.last + 1)
+        self._add(stream).lane.credit -= len(opening.first)
+        self._scheduler.send_control(encode(FrameType.OPEN, stream, payload))
+        return stream
+
+    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> None:
+        record = self._open.get(stream)
+        if record is None or not data:
+            return
+        _check_sendable(record, Input.DATA_SENT)
+        # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
+        self._scheduler.send_data(record.lane, data if type(data) is bytes else bytes(data))
+
+    def finish(self, stream: StreamId) -> None:
+        record = self._open.get(stream)
+        if record is not None:
+            _check_sendable(record, Input.FINISH_SENT)
+            self._scheduler.finish(record.lane)
+
+    def reset(self, stream: StreamId, code: ResetCode) -> None:
+        if stream in self._open:
+            self._forget(stream)
+            self._scheduler.send_control(encode_reset(stream, code))
+        elif (window := self._draining.pop(stream, None)) is not None:
+            window.release()
+
+    def consumed(self, stream: StreamId, count: int, *, now: float, rtt: float | None) -> None:
+        record = self._open.get(stream)
+        if record is not None:
+            credit = record.window.consumed(count, now, rtt)
+            if credit and next_state(record.state, Input.WINDOW_SENT) is not None:
+                self._scheduler.send_window(stream, credit)
+        elif (window := self._draining.get(stream)) is not None:
+            window.consumed(count, now, None)
+            if not window.waiting:
+                self._draining.pop(stream).release()
+
+    def unsent(self, stream: StreamId) -> int:
+        record = self._open.get(stream)
+        return 0 if record is None else record.lane.unsent
+
+    def message_pulled(self) -> None:
+        """Move on the streams whose FINISH has just left."""
+        for stream in self._scheduler.take_finished():
+            record = self._open[stream]
+            record.state = _after(record, Input.FINISH_SENT)
+            self._idle_credit.forget(stream)
+            if record.state is State.CLOSED:
+                self._retire(stream, record)
+
+    # Time
+
+    def deadline(self) -> float | None:
+        """Return when ``tick`` wants to be called; None for never."""
+        idle = self._idle_credit.deadline()
+        if not self._budget.stalled:
+            return idle
+        sweep = self._swept + limits.SWEEP_EVERY
+        return sweep if idle is None else min(idle, sweep)
+
+    def tick(self, now: float, happened: list[Event]) -> None:
+        """Return credit that is not used, and end slow consumers while memory is short (SPEC.md §7)."""
+        for lane, credit in self._idle_credit.sweep(now):
+            self._scheduler.send_control(encode_credit(FrameType.RETURN, lane.stream, credit))
+        self._swept = now
+        for window in self._budget.slow_consumers(now):
+            if window.owner is self:
+                stream = StreamId(window.stream)
+                self.reset(stream, ResetCode.SLOW_CONSUMER)
+                happened.append(StreamWasReset(stream, ResetCode.SLOW_CONSUMER, by_peer=False))
+
+    # Beginning and end
+
+    def _add(self, stream: StreamId) -> _Stream:
+        record = _Stream(stream, ReceiveWindow(stream, self, self._budget))
+        self._open[stream] = record
+        return record
+
+    def _forget(self, stream: StreamId) -> None:
+        """Drop a stream that was reset, with all that it holds."""
+        self._open.pop(stream).window.release()
+        self._scheduler.drop(stream)
+        self._idle_credit.forget(stream)
+
+    def _retire(self, stream: StreamId, record: _Stream) -> None:
+        """Let go of a stream that ended in order; what its consumer did not take yet stays counted."""
+        del self._open[stream]
+        if record.window.waiting:
+            self._draining[stream] = record.window
+        else:
+            record.window.release()
+
+    def drop_all(self) -> None:
+        """Forget all streams; what they held or were lent goes back to the budget."""
+        for record in self._open.values():
+            record.window.release()
+        for window in self._draining.values():
+            window.release()
+        self._open.clear()
+        self._draining.clear()
+
+
+def _after(record: _Stream, happening: Input) -> State:
+    """Return the state after something that this end does."""
+    state = next_state(record.state, happening)
+    if state is None:
+        raise RuntimeError(f"{happening.name} on stream {record.lane.stream} in state {record.state.name}")
+    return state
+
+
+def _check_sendable(record: _Stream, happening: Input) -> None:
+    if record.lane.is_finishing:
+        raise RuntimeError(f"{happening.name} on stream {record.lane.stream} after its end")
+    _after(record, happening)
+
+
+_Receiver = Callable[[Streams, StreamId, memoryview, float, list[Event]], None]
+
+# Who takes a frame that belongs to a stream; the link's own frames are the mux's.
+STREAM_RECEIVERS: Final[dict[int, _Receiver]] = {
+    FrameType.OPEN: Streams.open_received,
+    FrameType.DATA: Streams.data_received,
+    FrameType.WINDOW: Streams.window_received,
+    FrameType.FINISH: Streams.finish_received,
+    FrameType.RESET: Streams.reset_received,
+    FrameType.RETURN: Streams.return_received,
+}
