@@ -70,7 +70,7 @@ $(VENV)/.runtime $(VENV313)/.runtime: pyproject.toml
 	@echo "making $(@D) with $(MADE_WITH), a minute or so" >&2
 	@"$(MADE_WITH)" -m venv --clear $(@D)
 	@$(@D)/bin/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
-	@$(@D)/bin/python -m pip install -q --disable-pip-version-check -e .
+	@PYTHONWARNINGS=ignore $(@D)/bin/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 %/.development: %/.runtime

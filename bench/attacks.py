@@ -86,7 +86,7 @@ def public_authority(folder: Path, host: str) -> tuple[trustme.CA, Path]:
 
 @dataclass(frozen=True)
 class _Genuine:
-    """The tunnel's own certificates. The relay has the root; a stolen link shows its issuing CA's siblings."""
+    """The tunnel's own certificates: the relay has the root, and whoever can call is shown the others."""
 
     root: x509.Certificate
     issuing: x509.Certificate

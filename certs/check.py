@@ -25,7 +25,7 @@ from sallyport.certs.files import IdentityDirectory, load_key
 from sallyport.certs.names import Role, TunnelId
 from sallyport.certs.pem import require_matching_key
 from sallyport.certs.profile import Issuing, Scope
-from sallyport.certs.storage import DIRECTORY_MODE
+from sallyport.certs.storage import DIRECTORY_MODE, is_present
 from sallyport.certs.verify import verify_bundle, verify_issuing, verify_leaf_file, verify_root
 
 
@@ -161,15 +161,15 @@ def _files(check: _Check) -> Iterator[tuple[Path, _Judge]]:
     """
     directory = check.directory
     yield directory.root_path, check.root_certificate
-    if directory.root_key_path.exists():
+    if is_present(directory.root_key_path):
         yield directory.root_key_path, check.root_key
-    if directory.settings_path.exists():
+    if is_present(directory.settings_path):
         yield directory.settings_path, check.settings
     for issuing in Issuing:
         files = directory.issuing(issuing)
-        if files.certificate.exists() or files.key.exists():
+        if is_present(files.certificate) or is_present(files.key):
             yield files.certificate, partial(check.issuing, issuing)
-        if files.key.exists():  # not on a host that has leaves only
+        if is_present(files.key):  # not on a host that has leaves only
             yield files.key, partial(check.issuing_key, issuing)
     for role in (Role.GATEWAY, Role.LINK):
         folder = directory.path / role

@@ -19,6 +19,7 @@ from sallyport.certs.errors import IssuingRefused
 from sallyport.certs.files import IdentityDirectory, load_certificates
 from sallyport.certs.issuer import add_domains, create_identity, issue_caller, issue_leaf, write_settings
 from sallyport.certs.names import Role, domain as checked_domain, holder_name, relay_address
+from sallyport.certs.storage import is_present
 
 app = typer.Typer(no_args_is_help=True)
 issue = typer.Typer(no_args_is_help=True, help="Issue a certificate with a new key.")
@@ -49,7 +50,7 @@ def init(
     """
     domains = list(dict.fromkeys(map(checked_domain, domain)))
     address = None if relay is None else relay_address(relay)
-    if IdentityDirectory(directory).root_path.exists():
+    if is_present(IdentityDirectory(directory).root_path):
         _add(IdentityDirectory(directory), domains, address, as_json=as_json)
         return
     if address is None:

@@ -25,9 +25,12 @@ demands but a good certificate. What the first four let through is not yet an id
 Identity §4, §5 and §7.
 """
 
+import os
 import ssl
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -221,13 +224,29 @@ def _present(context: ssl.SSLContext, certificates: Sequence[x509.Certificate], 
     ``ssl`` takes paths only, and would present every certificate that it finds in a bundle, the root
     included. So the certificates, which are public, go through a file of their own; a key is never copied.
     """
-    with tempfile.TemporaryDirectory(prefix="sallyport-") as directory:
-        path = Path(directory) / "presented.pem"
-        path.write_bytes(encode_certificates(certificates))
-        try:
+    try:
+        with _as_file(encode_certificates(certificates)) as path:
             # A password that is never asked for: without one, OpenSSL would stop and ask the terminal.
             context.load_cert_chain(path, key, password="")
-        except (ssl.SSLError, OSError) as error:
-            raise FileRefused(
-                key, "cannot be loaded as the key of its certificate", "issue both again"
-            ) from error
+    except OSError as error:  # ssl.SSLError is one
+        raise FileRefused(
+            key, "cannot be loaded as the key of its certificate", "issue both again"
+        ) from error
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[Path]:
+    """
+    Give bytes a path for the time of the context: in memory where the system can, so no disk need be
+    writable.
+    """
+    if sys.platform == "linux":
+        with open(os.memfd_create("sallyport"), "wb") as file:
+            file.write(data)
+            file.flush()
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+    else:
+        with tempfile.TemporaryDirectory(prefix="sallyport-") as directory:
+            path = Path(directory) / "presented.pem"
+            path.write_bytes(data)
+            yield path

@@ -26,7 +26,7 @@ from sallyport.certs.facts import read_facts
 from sallyport.certs.names import Identity, Role, TunnelId, relay_address
 from sallyport.certs.pem import PrivateKey, parse_pem, require_matching_key
 from sallyport.certs.profile import Scope
-from sallyport.certs.storage import read_private, read_public, write_private, write_public
+from sallyport.certs.storage import is_present, read_private, read_public, write_private, write_public
 
 __all__ = [
     "Bundle",
@@ -185,7 +185,7 @@ class IdentityDirectory:
         try:
             return load_certificate(self.root_path)
         except FileRefused as error:
-            if self.root_path.exists():
+            if not isinstance(error.__cause__, FileNotFoundError):
                 raise
             raise FileRefused(
                 self.path,
@@ -220,7 +220,7 @@ class IdentityDirectory:
         Raises:
             FileRefused: if identity.yaml is there and not what ``certs init`` writes.
         """
-        if not self.settings_path.exists():
+        if not is_present(self.settings_path):
             return None
         try:
             settings = yaml.safe_load(read_public(self.settings_path))

@@ -13,6 +13,7 @@ One process at a time is the issuer for a CA (identity §2); there is no lock.
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +35,7 @@ from sallyport.certs.pem import (
     require_matching_key,
 )
 from sallyport.certs.profile import ISSUED_BY, Issuing
-from sallyport.certs.storage import make_private_directory, write_private, write_public
+from sallyport.certs.storage import is_present, make_private_directory, write_private, write_public
 from sallyport.certs.verify import verify_identity
 
 
@@ -55,22 +56,22 @@ def create_identity(
         IssuingRefused: if there is something at ``path`` already.
         FileRefused: if a file cannot be written.
     """
-    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+    if is_present(path) and not _is_empty_directory(path):
         raise IssuingRefused(f"{path} exists already and is not empty", "name another directory with --dir")
-    beside = IdentityDirectory(path.parent / f".{path.name}.{secrets.token_hex(6)}")
-    make_private_directory(beside.path)
+    # A directory that is there may be the mount point of a volume, which no rename can replace: it is
+    # filled in place.
+    place = path if is_present(path) else path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        _write_authorities(beside, domains, now)
-        write_settings(beside, relay)
-        for role in (Role.GATEWAY, Role.LINK):
-            issue_leaf(beside, role, name, now=now)
-        (beside.path / "callers").mkdir(mode=0o700)
-        beside.path.replace(path)
+        make_private_directory(place)
+        _fill(IdentityDirectory(place), domains, relay, name, now)
+        if place != path:
+            place.replace(path)
     except OSError as error:
+        _empty(place)
         raise FileRefused(path, f"cannot be made: {error.strerror or error}") from error
-    finally:
-        # Gone when all went well; otherwise no half-made identity stays behind.
-        shutil.rmtree(beside.path, ignore_errors=True)
+    except BaseException:
+        _empty(place)
+        raise
     return IdentityDirectory(path)
 
 
@@ -85,7 +86,7 @@ def add_domains(directory: IdentityDirectory, domains: Sequence[str], *, now: da
         FileRefused: if the root key is not there, or a file cannot be read or written.
         CertificateRefused: if the root key is another one's.
     """
-    if not directory.root_key_path.exists():
+    if not is_present(directory.root_key_path):
         raise FileRefused(
             directory.root_key_path,
             "is not there",
@@ -186,17 +187,41 @@ class _Issued:
     key: PrivateKey
 
 
-def _write_authorities(directory: IdentityDirectory, domains: Sequence[str], now: datetime) -> None:
+def _is_empty_directory(path: Path) -> bool:
+    try:
+        return not any(path.iterdir())
+    except OSError:
+        return False
+
+
+def _fill(directory: IdentityDirectory, domains: Sequence[str], relay: str, name: str, now: datetime) -> None:
     root_key = new_key()
     root = Authority(make_root(root_key, domains, now=now), root_key)
     write_private(directory.root_key_path, encode_key(root.key))
     write_public(directory.root_path, encode_certificates([root.certificate]))
+    write_settings(directory, relay)
     for issuing in Issuing:
         key = new_key()
         files = directory.issuing(issuing)
         write_private(files.key, encode_key(key))
         certificate = make_issuing(issuing, key.public_key(), root=root, now=now)
         write_public(files.certificate, encode_certificates([certificate]))
+    for role in (Role.GATEWAY, Role.LINK):
+        issue_leaf(directory, role, name, now=now)
+    make_private_directory(directory.path / "callers")
+
+
+def _empty(directory: Path) -> None:
+    """
+    Leave no half-made identity behind: the next try would be refused because of it.
+    """
+    for child in list(directory.glob("*")):
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)
+        else:
+            child.unlink(missing_ok=True)
+    with suppress(OSError):  # an empty directory that cannot be removed does no harm
+        directory.rmdir()
 
 
 def _issue(directory: IdentityDirectory, role: Role, name: str, now: datetime) -> _Issued:
@@ -214,7 +239,7 @@ def _issue(directory: IdentityDirectory, role: Role, name: str, now: datetime) -
 
 def _require_issuing_here(files: LeafFiles) -> None:
     for path in (files.certificate, files.key):
-        if not path.exists():
+        if not is_present(path):
             raise FileRefused(
                 path,
                 "is not there, so nothing can be issued here",
@@ -223,7 +248,7 @@ def _require_issuing_here(files: LeafFiles) -> None:
 
 
 def _require_absent(path: Path, role: Role, name: str, *, replace: bool) -> None:
-    if path.exists() and not replace:
+    if is_present(path) and not replace:
         raise IssuingRefused(
             f"{path} exists already",
             f"to replace it: sallyport certs issue {role} {name} --replace",

@@ -35,6 +35,13 @@ DIRECTORY_MODE: Final = 0o700
 MAX_FILE: Final = 256 * 1024
 
 
+def is_present(path: Path) -> bool:
+    """
+    Say whether there is something at a path; what this user may not see is not there for him.
+    """
+    return os.path.lexists(path)
+
+
 def write_private(path: Path, data: bytes, *, replace: bool = True) -> None:
     """
     Write a file that only its owner can read (0600), whole or not at all.
@@ -61,7 +68,7 @@ def write_public(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 def make_private_directory(path: Path) -> None:
     """
-    Make a directory, and what is missing above it, that only its owner can enter (0700).
+    Make a directory that only its owner can enter (0700), or make one so; and what is missing above it.
 
     Raises:
         FileRefused: if it cannot be made.
@@ -69,6 +76,7 @@ def make_private_directory(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        path.chmod(DIRECTORY_MODE)
     except OSError as error:
         raise FileRefused(path, f"cannot be made: {_reason(error)}", _remedy(error)) from error
 
@@ -94,7 +102,7 @@ def read_public(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
-    if not replace and os.path.lexists(path):
+    if not replace and is_present(path):
         raise FileRefused(path, "exists already", "move it away first")
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:

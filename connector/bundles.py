@@ -2,8 +2,8 @@
 Where a caller's bundle lies on this system, and whether it is the right one.
 
 ``sallyport certs issue caller NAME`` makes a bundle on the gateway's side; the user puts it into the
-configuration folder of his own system under the name ``<tunnel id>.bundle.pem``, or names it. Which folder that
-is, is a pure function of the platform, the environment and the home folder, so that the rules of every
+configuration folder of his own system under the name ``<tunnel id>.bundle.pem``, or names it. Which folder
+that is, is a pure function of the platform, the environment and the home folder, so that the rules of every
 system are tested on one.
 """
 

@@ -200,14 +200,11 @@ class GatewayRefused(HopFailed):
 
 
 class CallerRefused(HopFailed):
-    """The gateway's: it ended the connection with ``alert`` because of the certificate of ``caller``."""
+    """The gateway's: it ended the connection with an alert because of the certificate of ``caller``."""
 
-    def __init__(
-        self, tunnel: str, *, caller: str, alert: str, why: str, hint: str, reference: str = ""
-    ) -> None:
+    def __init__(self, tunnel: str, *, caller: str, why: str, hint: str, reference: str = "") -> None:
         super().__init__(tunnel, reference=reference)
         self.caller = caller
-        self.alert = alert
         self.why = why
         self.hint = hint
 

@@ -12,7 +12,7 @@ was reached; a second set here could only cut what the gateway still wants to wa
 """
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 from weakref import WeakSet
 
 import structlog
@@ -35,9 +35,9 @@ from sallyport.tunnel.net.http_server import HttpServer
 
 log = structlog.get_logger("sallyport.connector.endpoint")
 
-# Seconds. Half the gateway's, so that it is never the gateway who closes a connection that we are about to use.
+# Seconds. Half the gateway's, so that the gateway never closes a connection that is about to be used.
 GATEWAY_IDLE_TIMEOUT: Final = 60.0
-# Seconds. Clients keep connections for minutes between two questions of their user; a descriptor costs little.
+# Seconds. A client keeps its connection while its user thinks, and a descriptor costs little.
 CLIENT_IDLE_TIMEOUT: Final = 600.0
 # Seconds from the first byte of a head to its last: local programs write a head at once.
 HEAD_TIMEOUT: Final = 30.0
@@ -62,18 +62,16 @@ class HttpEndpoint:
         self._dialler = dialler
         self._local = local
         self._loop = loop
-        self._spawn = spawn
         self._gateway_host = dialler.host.encode("ascii")
         self._pool = ClientPool(dialler.dial, idle_timeout=GATEWAY_IDLE_TIMEOUT, loop=loop, spawn=spawn)
-        self._clients: WeakSet[HttpServer] = WeakSet()
+        self._clients: WeakSet[_Client] = WeakSet()
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol for a new local connection: what ``loop.create_server`` wants."""
-        client = HttpServer(
+        client = _Client(
             self.decide,
             finished=self._finished,
             loop=self._loop,
-            spawn=self._spawn,
             idle_timeout=CLIENT_IDLE_TIMEOUT,
             head_timeout=HEAD_TIMEOUT,
         )
@@ -147,9 +145,24 @@ class HttpEndpoint:
         elif error is None:
             log.error("call", **facts, exc_info=failure.error)
         else:
-            facts |= {"hop": error.hop, "executed": failure.executed, "reason": str(error), "hint": error.hint}
+            facts |= {"hop": error.hop, "executed": failure.executed}
             write = log.error if isinstance(error, GatewayRefused) else log.warning
-            write("call", **facts)
+            write("call", **facts, reason=str(error), hint=error.hint)
+
+
+class _Client(HttpServer):
+    """A local connection, which can be dropped when the endpoint closes."""
+
+    _local: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._local = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
+
+    def abort(self) -> None:
+        """Drop it; a call under way is cut off at both ends."""
+        if self._local is not None:
+            self._local.abort()
 
 
 def _call_of(record: CallRecord, error: HopFailed | None) -> str:

@@ -4,12 +4,12 @@ What the local endpoint makes of a request: who may ask, and how it reads on its
 **Who may ask.** The endpoint listens on loopback and asks for no credential, so every web page in the
 user's browser could try to use it: with a plain cross-site request, which carries the page's ``Origin``, or
 by DNS rebinding, where a foreign name suddenly resolves to 127.0.0.1 and the request carries that name as
-``Host``. Both headers are set by the browser and not by the page. So a Host that is not this endpoint's own is
-answered 421, an Origin that is not a local one 403, on every path and every method. The gateway cannot do
-this for us: it sees neither the local name nor the local port. A checked Origin is dropped.
+``Host``. Both headers are set by the browser and not by the page. So a Host that is not this endpoint's own
+is answered 421, an Origin that is not a local one 403, on every path and every method. The gateway cannot
+do this for us: it sees neither the local name nor the local port. A checked Origin is dropped.
 
-**How it reads.** The connector always asks for the tunnel's bare name, ``<label>.<domain>``, so that the relay
-does not learn which server is called (identity §3). There the first path segment names the server; in
+**How it reads.** The connector always asks for the tunnel's bare name, ``<label>.<domain>``, so that the
+relay does not learn which server is called (identity §3). There the first path segment names the server; in
 ``/.well-known/X/…``, which stands beside every endpoint (RFC 8615), the one after X does. An endpoint that
 serves one server puts that name in, one that serves the whole tunnel expects its client to have done so.
 No path is normalised or judged here: that is the gateway's business, which knows what is exposed.
@@ -80,9 +80,9 @@ class LocalSide:
         """
         Rewrite an origin-form target, query included, to the form that names the server.
 
-        ``/mcp`` becomes ``/<server>/mcp`` and ``/.well-known/X/rest`` becomes ``/.well-known/X/<server>/rest``;
-        where the whole tunnel is served the target is in that form already. The ``*`` of OPTIONS names no
-        server and stays.
+        ``/mcp`` turns into ``/<server>/mcp``, ``/.well-known/X/r`` into ``/.well-known/X/<server>/r``. Where
+        the whole tunnel is served the target is in that form already. The ``*`` of OPTIONS names no server
+        and stays.
         """
         if self.server is None or not target.startswith(b"/"):
             return target

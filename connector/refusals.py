@@ -4,8 +4,8 @@ What an alert, a refusal or a broken connection means on the caller's side, in w
 Two kinds of alert look alike and are not. Before our handshake is complete an alert is plain text from
 whoever is on the way, in an honest world the relay, whose three alerts SPEC.md lists. Once it is complete
 the peer has proven to be the gateway, and the alert came encrypted: in TLS 1.3 the client finishes first,
-so that is also when a gateway refuses the client's certificate (RFC 8446, section 4.4.2.4). A request may be on its
-way by then, but a server that has not accepted the certificate hands nothing to its application.
+so that is also when a gateway refuses the client's certificate (RFC 8446, section 4.4.2.4). A request may be
+on its way by then, but a server that has not accepted the certificate hands nothing to its application.
 """
 
 import ssl
@@ -73,18 +73,20 @@ def explain_loss(error: Exception | None, attempt: Attempt) -> HopFailed | None:
     Returns:
         As ``explain_handshake``.
     """
-    if isinstance(error, TlsFailed) and error.alert in _CERTIFICATE_ALERTS:
-        why, hint = _CERTIFICATE_ALERTS[error.alert]
+    alert = error.alert if isinstance(error, TlsFailed) else None
+    if alert is not None and alert in _CERTIFICATE_ALERTS:
+        why, hint = _CERTIFICATE_ALERTS[alert]
         return CallerRefused(
             attempt.tunnel,
             caller=attempt.caller,
-            alert=error.alert,
-            why=f"{why} (TLS alert {error.alert})",
+            why=f"{why} (TLS alert {alert})",
             hint=hint,
             reference=attempt.reference,
         )
-    why = _why_lost(error)
-    return GatewayLost(attempt.tunnel, why=why, reference=attempt.reference) if why is not None else None
+    reason = _why_lost(error)
+    return (
+        GatewayLost(attempt.tunnel, why=reason, reference=attempt.reference) if reason is not None else None
+    )
 
 
 def _why_lost(error: Exception | None) -> str | None:
@@ -124,7 +126,7 @@ _GATEWAY_LOG = "the gateway's log names the rule"
 # What a gateway says about a caller's certificate, by the alert's TLS name: why, and what to do.
 _CERTIFICATE_ALERTS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
-        "certificate_expired": ("its certificate has expired, or is not valid yet by the gateway's clock", _ISSUE),
+        "certificate_expired": ("its certificate has expired, by the gateway's clock", _ISSUE),
         "certificate_revoked": ("its certificate was revoked", _ISSUE),
         "certificate_required": ("it presented no certificate", _ISSUE),
         "unknown_ca": (

@@ -60,7 +60,7 @@ def _claude_code(server: LocalServer) -> str:
 
 
 def _mcp_sdk(server: LocalServer) -> str:
-    return f'''\
+    return f"""\
 import asyncio
 
 from mcp import Client
@@ -73,7 +73,7 @@ async def main() -> None:
 
 
 asyncio.run(main())
-'''
+"""
 
 
 _TEMPLATES: Final[Mapping[Kind, Callable[[LocalServer], str]]] = MappingProxyType(

@@ -15,6 +15,8 @@ import anyio
 
 from sallyport.config.fields import Address
 
+Candidate = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+
 _HEAD_START = 0.25  # seconds; RFC 8305, section 8, recommends it
 
 
@@ -30,7 +32,7 @@ async def open_tcp(address: Address) -> socket.socket:
     race = _Race()
     try:
         async with anyio.create_task_group() as group:
-            for candidate in _taking_turns(found):
+            for candidate in taking_turns([(family, where) for family, _, _, _, where in found]):
                 failed = anyio.Event()
                 group.start_soon(race.run, candidate, failed, group.cancel_scope)
                 with anyio.move_on_after(_HEAD_START):
@@ -50,7 +52,7 @@ class _Race:
         self.winner: socket.socket | None = None
         self.errors: list[OSError] = []
 
-    async def run(self, candidate: "_Found", failed: anyio.Event, others: anyio.CancelScope) -> None:
+    async def run(self, candidate: Candidate, failed: anyio.Event, others: anyio.CancelScope) -> None:
         try:
             sock = await _connect(candidate)
         except OSError as error:
@@ -68,12 +70,9 @@ class _Race:
             self.winner.close()
 
 
-_Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
-
-
-async def _connect(candidate: _Found) -> socket.socket:
-    family, kind, protocol, _, where = candidate
-    sock = socket.socket(family, kind, protocol)
+async def _connect(candidate: Candidate) -> socket.socket:
+    family, where = candidate
+    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         # Nobody pings on an idle answer stream but this: it finds out that the relay has vanished.
@@ -85,8 +84,8 @@ async def _connect(candidate: _Found) -> socket.socket:
     return sock
 
 
-def _taking_turns(found: Sequence[_Found]) -> list[_Found]:
-    """Order addresses so that families alternate, beginning with the family that the resolver put first."""
-    first = [entry for entry in found if entry[0] == found[0][0]]
-    rest = [entry for entry in found if entry[0] != found[0][0]]
-    return [entry for entry in chain.from_iterable(zip_longest(first, rest)) if entry is not None]
+def taking_turns(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Let the families alternate, beginning with the one that the resolver put first (RFC 8305 §4)."""
+    first = [each for each in candidates if each[0] == candidates[0][0]]
+    others = [each for each in candidates if each[0] != candidates[0][0]]
+    return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]

@@ -13,6 +13,7 @@ second signal ends it at once.
 import asyncio
 import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from sallyport.relay.arrivals import Arrivals, listen
 from sallyport.relay.errors import DatabaseFailed
 from sallyport.relay.front import Front
 from sallyport.relay.link_contexts import LinkContexts
-from sallyport.relay.links import GatewayLink, Links, RelaySide
+from sallyport.relay.links import Links, RelaySide
 from sallyport.relay.registry import Registry
 from sallyport.relay.store import TunnelStore
 from sallyport.tunnel.limits import MEMORY_BUDGET
@@ -66,7 +67,7 @@ async def run(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now) 
     Raises:
         RelayError: the port or the database cannot be used.
         CertificateError: the relay's own certificate or key cannot be used.
-        TunnelError: the health listener's address cannot be used.
+        ExceptionGroup: of a TunnelError, when the health listener's address cannot be used.
     """
     raise_descriptor_limit()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -97,9 +98,12 @@ async def start(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now
     """
     contexts = LinkContexts(config.tls.certificate, config.tls.key)
     contexts.certificate()
-    with closing(TunnelStore(config.database)) as store:
+    with (
+        closing(TunnelStore(config.database)) as store,
+        closing(listen(config.listen.host, config.listen.port)) as listener,
+    ):
         async with anyio.create_task_group() as tasks:
-            relay = Relay(config, store, contexts, tasks=tasks, clock=clock)
+            relay = Relay(config, store, contexts, listener=listener, tasks=tasks, clock=clock)
             try:
                 await relay.start()
                 yield relay
@@ -116,8 +120,15 @@ class Relay:
         config: what the operator wrote.
         store: its database.
         contexts: TLS for links.
+        listener: the public socket.
         tasks: where everything runs.
         clock: the time.
+
+    Attributes:
+        links: its links, and the registry.
+        front: what serves the public port.
+        address: where it listens.
+        health_address: where its health listener does, if it has one.
     """
 
     def __init__(
@@ -126,6 +137,7 @@ class Relay:
         store: TunnelStore,
         contexts: LinkContexts,
         *,
+        listener: socket.socket,
         tasks: TaskGroup,
         clock: Callable[[], datetime],
     ) -> None:
@@ -135,16 +147,14 @@ class Relay:
         self._contexts = contexts
         self._tasks = tasks
         self._clock = clock
-        self._registry: Registry[GatewayLink] = Registry()
         side = RelaySide(boot_id=secrets.token_hex(8), software=f"sallyport {__version__}", clock=clock)
-        self._links = Links(self._registry, side, budget=MemoryBudget(MEMORY_BUDGET), loop=loop)
-        self._front = Front(self._links, contexts, domain=config.domain, tasks=tasks, loop=loop)
-        self._listener = listen(config.listen.host, config.listen.port)
-        self._arrivals = Arrivals(self._listener, self._front, loop=loop)
+        self.links = Links(Registry(), side, budget=MemoryBudget(MEMORY_BUDGET), loop=loop)
+        self.front = Front(self.links, contexts, domain=config.domain, tasks=tasks, loop=loop)
+        self._arrivals = Arrivals(listener, self.front, loop=loop)
         self._change_number = -1
         self._database_error: DatabaseFailed | None = None
         self._is_leaving = False
-        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        self.address: tuple[str, int] = listener.getsockname()[:2]
         self.health_address: tuple[str, int] | None = None
 
     async def start(self) -> None:
@@ -165,7 +175,7 @@ class Relay:
             "listening",
             address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             domain=self._config.domain,
-            tunnels=self._registry.tunnel_count,
+            tunnels=self.links.registry.tunnel_count,
             health=self.health_address and "{}:{}".format(*self.health_address),
         )
 
@@ -173,16 +183,16 @@ class Relay:
         """
         End in order: nobody new, time for the streams that are open, then the links.
         """
-        log.info("stopping", streams=self._front.stream_count, seconds=DRAIN_TIMEOUT)
+        log.info("stopping", streams=self.front.stream_count, seconds=DRAIN_TIMEOUT)
         self._is_leaving = True
         self._arrivals.stop()
-        self._links.leave()
+        self.links.leave()
         with anyio.move_on_after(DRAIN_TIMEOUT) as waiting:
-            await self._front.wait_until_idle()
+            await self.front.wait_until_idle()
         if waiting.cancelled_caught:
-            log.warning("streams cut", streams=self._front.stream_count)
+            log.warning("streams cut", streams=self.front.stream_count)
         with anyio.move_on_after(_CLOSE_TIMEOUT):
-            for closed in self._links.close():
+            for closed in self.links.close():
                 await closed
 
     def stop(self) -> None:
@@ -190,7 +200,7 @@ class Relay:
         End at once.
         """
         self._arrivals.stop()
-        self._links.close()
+        self.links.close()
 
     # The database
 
@@ -218,7 +228,7 @@ class Relay:
         if number == self._change_number:
             return
         tunnels = await to_thread.run_sync(self._store.tunnels)
-        for tunnel in self._registry.replace_tunnels(tunnels):
+        for tunnel in self.links.registry.replace_tunnels(tunnels):
             if self._change_number >= 0:
                 log.info("tunnel changed", tunnel=tunnel.id, name=tunnel.name, state=tunnel.state.value)
         self._change_number = number
@@ -259,8 +269,8 @@ class Relay:
         return {
             "software": f"sallyport {__version__}",
             "domain": self._config.domain,
-            "tunnels": self._registry.tunnel_count,
-            "streams": self._front.stream_count,
+            "tunnels": self.links.registry.tunnel_count,
+            "streams": self.front.stream_count,
             "arrivals": len(self._arrivals),
-            "links": [live.link.status() for live in self._registry.links()],
+            "links": [live.link.status() for live in self.links.registry.links()],
         }

@@ -21,6 +21,7 @@ Health probes of balancers that connect and close, and scanners that connect and
 
 import asyncio
 import errno
+import os
 import socket
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -267,13 +268,19 @@ class _Arrival:
         sock = self._arrived.sock
         try:
             data = sock.recv(MAX_HELLO, socket.MSG_PEEK)
+            # What came before a reset can still be read, but there is nobody left to say it to. And this is
+            # the last wake-up: uvloop stops watching a socket that has an error.
+            reset = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._close(error.strerror or str(error))
             return
+        if reset:
+            self._close(os.strerror(reset))
+            return
         if len(data) <= self._peeked:
-            self._close("closed by the peer")
+            self.end(Situation.MALFORMED, "closed by the peer before its hello was whole")
             return
         self._peeked = len(data)
         try:

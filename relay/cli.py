@@ -62,15 +62,15 @@ def init(
     ] = None,
 ) -> None:
     """Make a relay's configuration, certificate and key."""
-    checked = checked_domain(domain)
+    checked, address = checked_domain(domain), _address(listen)
     made = initialise(
         directory,
         domain=checked,
-        listen=_address(listen),
+        listen=address,
         names=[_host(host) for host in hosts or ()],
         now=datetime.now(UTC),
     )
-    _print_initialised(made, checked, hosts or [])
+    _print_initialised(made, checked, Address(hosts[0] if hosts else "RELAY", address.port))
 
 
 @app.command()
@@ -184,15 +184,14 @@ def _live_links(settings: RelayConfig, tunnel: Tunnel) -> list[dict[str, object]
 # What is printed
 
 
-def _print_initialised(made: Initialised, domain: str, hosts: list[str]) -> None:
-    host = hosts[0] if hosts else "RELAY"
+def _print_initialised(made: Initialised, domain: str, relay: Address) -> None:
     typer.echo(f"""\
 made in {made.directory.resolve()}:
   relay.yaml     the configuration
   relay.pem      the relay's certificate, with its key in relay.key
-  relay-ca.pem   for gateways: `relay: {{address: {host}:443, ca: relay-ca.pem}}`
+  relay-ca.pem   for gateways: `relay: {{address: {relay}, ca: relay-ca.pem}}`
 
-or they pin the key: `relay: {{address: {host}:443, pin: {made.pin}}}`
+or they pin the key: `relay: {{address: {relay}, pin: {made.pin}}}`
 
 DNS records to make, all leading to this relay:
   *.{domain}

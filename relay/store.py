@@ -147,9 +147,7 @@ class TunnelStore:
         Return the number that every change raises.
         """
         with self._transaction() as connection:
-            return connection.execute(
-                select(_numbers.c.value).where(_numbers.c.name == "change")
-            ).scalar_one()
+            return _number(connection, "change")
 
     # Writing
 
@@ -264,12 +262,15 @@ def _prepare(connection: Connection) -> int:
                 connection.execute(insert(_numbers).values(name=name, value=value))
         except IntegrityError:
             continue  # It was made before, perhaps a moment ago by another process.
-    return connection.execute(
-        select(_numbers.c.value).where(_numbers.c.name == "schema_version")
-    ).scalar_one()
+    return _number(connection, "schema_version")
 
 
 # Rows
+
+
+def _number(connection: Connection, name: str) -> int:
+    value: int = connection.execute(select(_numbers.c.value).where(_numbers.c.name == name)).scalar_one()
+    return value
 
 
 def _read(connection: Connection, label: str) -> Tunnel:

@@ -14,6 +14,7 @@ uvicorn; each group is imported when it is called for.
 """
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -148,8 +149,8 @@ def _run(arguments: list[str]) -> int:
 
 def _say_usage(error: TyperException) -> int:
     message = error.format_message()
-    if "\n" in message:  # a group that was called without a command: the message is its help
-        typer.echo(message, err=True)
+    if not message or "\n" in message:  # a group without a command: its help, shown already or here
+        typer.echo(message, err=True, nl=bool(message))
         return _NOT_UNDERSTOOD
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "sallyport"
@@ -207,10 +208,20 @@ def _say(prefix: str, text: str) -> None:
 
 
 def _has_reader_left() -> bool:
-    """Whether the broken pipe is standard output's; if so, what is still buffered is thrown away."""
+    """Whether the broken pipe is standard output's; if so, what is still to be written is thrown away."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
+        has_left = True
+    else:
+        has_left = hasattr(select, "poll") and _is_broken(sys.stdout.fileno())
+    if has_left:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return has_left
+
+
+def _is_broken(descriptor: int) -> bool:
+    """Ask the system: a flush says nothing where Python was told not to buffer."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _descriptor, event in poll.poll(0))

@@ -36,7 +36,7 @@ class Remedied(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the doctor says of one hop: ``what`` was found, and the ``hint`` what to do about it, perhaps empty."""
+    """What the doctor says of one hop: ``what`` was found, and a ``hint`` what to do, perhaps empty."""
 
     hop: Hop
     state: State

@@ -67,6 +67,9 @@ class Situation(StrEnum):
     INTERNAL = "the relay cannot serve the connection"
 
 
+_ALERT_RECORD: Final = 21  # ContentType.alert
+_FATAL: Final = 2  # AlertLevel.fatal
+
 # The table of SPEC.md ("what the relay says to callers"): each situation and the fatal alert that answers
 # it. A disabled tunnel has no gateway connected, because its links are refused, and is answered so.
 SPEC_ALERTS: Final[Mapping[Situation, Alert]] = MappingProxyType(
@@ -99,5 +102,14 @@ def alert_record(alert: Alert) -> bytes:
     return bytes((_ALERT_RECORD, 3, 3, 0, 2, _FATAL, alert))
 
 
-_ALERT_RECORD: Final = 21  # ContentType.alert
-_FATAL: Final = 2  # AlertLevel.fatal
+def read_alert_record(data: bytes | memoryview) -> Alert | None:
+    """
+    Read what ``alert_record`` makes, at the end of what a peer sent; None when it is anything else.
+
+    Python's ``ssl`` has no name for some alerts (120 among them on 3.11), so a client that wants to say
+    which one ended its handshake reads the record itself.
+    """
+    record = bytes(data[-7:])
+    if len(record) < 7 or record[0] != _ALERT_RECORD or record[3:6] != bytes((0, 2, _FATAL)):
+        return None
+    return Alert(record[6]) if record[6] in frozenset(Alert) else None

@@ -30,11 +30,11 @@ from sallyport.tunnel.http1_faults import check_beginning
 from sallyport.tunnel.http1_grammar import Headers
 from sallyport.tunnel.http1_heads import (
     CHUNKED,
+    METHODS,
     NO_BODY,
     UNTIL_CLOSE,
     Body,
     BodyKind,
-    Headers,
     HeadLimits,
     RequestHead,
     ResponseHead,
@@ -47,6 +47,7 @@ __all__ = [
     "CONTINUE",
     "END_OF_MESSAGE",
     "LAST_CHUNK",
+    "METHODS",
     "NO_BODY",
     "UNTIL_CLOSE",
     "Body",

@@ -78,9 +78,10 @@ class Mux:
         self._keepalive: Final = Keepalive(now)
         self._guard: Final = FloodGuard(now)
         self._scheduler: Final = Scheduler()
-        self._streams: Final = Streams(self._scheduler, self._guard, budget=budget, most=max_streams, now=now)
+        self._streams: Final = Streams(
+            side, self._scheduler, self._guard, budget=budget, most=max_streams, now=now
+        )
         self._opens: Final = TokenBucket(limits.OPEN_BURST_SENT, limits.OPEN_RATE_SENT, now)
-        self._peer_has_left = False  # the peer has sent GO_AWAY
 
     @property
     def is_ready(self) -> bool:
@@ -90,7 +91,7 @@ class Mux:
     @property
     def is_leaving(self) -> bool:
         """Whether either end has sent GO_AWAY, so that no stream can be opened."""
-        return self._streams.has_left or self._peer_has_left
+        return self._streams.has_left or self._streams.peer_has_left
 
     @property
     def stream_count(self) -> int:
@@ -120,16 +121,14 @@ class Mux:
         streams, handshake = self._streams, self._handshake
         stream_receiver = STREAM_RECEIVERS.get
         try:
+            is_ready = handshake.phase is Phase.READY
             for kind, stream, payload in split_message(memoryview(message)):
                 receiver = stream_receiver(kind)
-                if receiver is None or handshake.phase is not Phase.READY:
-                    self._link_frame_received(kind, payload, now, happened)
-                elif kind == FrameType.OPEN and (self.side is Side.RELAY or self._peer_has_left):
-                    raise violation(
-                        f"OPEN from a {'gateway' if self.side is Side.RELAY else 'leaving relay'}"
-                    )
-                else:
+                if receiver is not None and is_ready:
                     receiver(streams, stream, payload, now, happened)
+                else:
+                    self._link_frame_received(kind, payload, now, happened)
+                    is_ready = handshake.phase is Phase.READY
         except ProtocolViolation as error:
             self._break(error)
             raise
@@ -174,7 +173,7 @@ class Mux:
         last, reason, text = read_go_away(payload)
         if self.side is Side.RELAY and last > self._streams.last:
             raise violation(f"GO_AWAY with last stream {last}, which was never opened")
-        self._peer_has_left = True
+        self._streams.peer_has_left = True
         happened.append(GoAwayReceived(reason, last, text))
         if self.side is Side.RELAY:
             self._streams.refused_above(last, happened)

@@ -35,6 +35,7 @@ from sallyport.tunnel.limits import (
     TURN,
 )
 
+_DATA: Final = FrameType.DATA
 _CREDIT_FRAME: Final = HEADER_SIZE + 4
 # A frame that the end of a message would cut to less than this waits for the next message instead.
 _SLIVER: Final = 1024
@@ -214,7 +215,7 @@ class Scheduler:
                 turns.move_to_end(stream, last=False)
                 return
             if size:
-                pieces.append(HEADER.pack(FrameType.DATA, 0, 0, stream, size))
+                pieces.append(HEADER.pack(_DATA, 0, 0, stream, size))
                 lane.take(size, pieces)
                 room -= HEADER_SIZE + size
                 if lane.is_full and lane.unsent <= LOW_WATER:

@@ -30,11 +30,16 @@ from sallyport.tunnel.frames import (
     read_reset,
     violation,
 )
+from sallyport.tunnel.handshake import Side
 from sallyport.tunnel.idle_credit import IdleCredit
 from sallyport.tunnel.opening import Opening, encode_opening, read_opening
 from sallyport.tunnel.scheduler import Scheduler, SendLane
 from sallyport.tunnel.stream_state import Input, State, next_state
 from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
+
+# Looking a member up in its enum costs as much as all else that is done for a small frame.
+_DATA_RECEIVED: Final = Input.DATA_RECEIVED
+_DATA_SENT: Final = Input.DATA_SENT
 
 
 class _Stream:
@@ -53,6 +58,7 @@ class Streams:
     All streams of one end of a link.
 
     Args:
+        side: Which end.
         scheduler: Where frames are queued.
         guard: What counts the peer's frames.
         budget: The memory that all links of this process share.
@@ -62,15 +68,25 @@ class Streams:
     Attributes:
         last: The highest number used so far, 0 for none.
         most: The most streams at once.
-        has_left: Whether this end takes no new stream, having sent GO_AWAY.
+        has_left: Whether this end has sent GO_AWAY.
+        peer_has_left: Whether the peer has.
     """
 
     def __init__(
-        self, scheduler: Scheduler, guard: FloodGuard, *, budget: MemoryBudget, most: int, now: float
+        self,
+        side: Side,
+        scheduler: Scheduler,
+        guard: FloodGuard,
+        *,
+        budget: MemoryBudget,
+        most: int,
+        now: float,
     ) -> None:
         self.last = StreamId(0)
         self.most = most
         self.has_left = False
+        self.peer_has_left = False
+        self._side: Final = side
         self._scheduler: Final = scheduler
         self._guard: Final = guard
         self._budget: Final = budget
@@ -94,6 +110,8 @@ class Streams:
 
     def open_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
         self._guard.open_received(now)
+        if self._side is Side.RELAY or self.peer_has_left:
+            raise violation("OPEN from a gateway, or after GO_AWAY")
         if stream <= self.last:
             raise violation(f"OPEN of stream {stream} after stream {self.last}")
         opening = read_opening(payload)
@@ -107,11 +125,11 @@ class Streams:
             happened.append(StreamOpened(stream, opening))
 
     def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
-        record = self._receiving(stream, Input.DATA_RECEIVED, now, happened)
+        record = self._receiving(stream, _DATA_RECEIVED, now, happened)
         if record is None:
             return
         if record.window.received(len(payload), now):
-            happened.append(DataReceived(stream, bytes(payload)))
+            happened.append(DataReceived(stream, payload.tobytes()))
         else:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 
@@ -203,7 +221,7 @@ class Streams:
         record = self._open.get(stream)
         if record is None or not data:
             return
-        _check_sendable(record, Input.DATA_SENT)
+        _check_sendable(record, _DATA_SENT)
         # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
         self._scheduler.send_data(record.lane, data if type(data) is bytes else bytes(data))
 

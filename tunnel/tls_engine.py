@@ -16,6 +16,7 @@ The engine takes no decision about who the peer is beyond what its context check
 
 import ssl
 
+from sallyport.tunnel.alerts import read_alert_record
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated
 
 # OpenSSL hands out one record (at most 16 KiB of plaintext) a read, so a larger buffer is never filled.
@@ -77,8 +78,13 @@ class TlsEngine:
         if self.peer_closed:
             return b""
         self._incoming.write(data)
-        if not self.handshake_complete and not self._shake_hands():
-            return b""
+        try:
+            if not self.handshake_complete and not self._shake_hands():
+                return b""
+        except TlsFailed as error:
+            if error.alert is None and (alert := read_alert_record(data)) is not None:
+                raise TlsFailed(alert.name.lower(), "before the handshake began") from error
+            raise
         return self._decrypt()
 
     def receive_eof(self) -> None:
@@ -166,5 +172,5 @@ def _failure(error: ssl.SSLError) -> TlsFailed:
     for prefix in _ALERT_PREFIXES:
         if reason.startswith(prefix):
             alert = reason.removeprefix(prefix).lower()
-    detail = reason.replace("_", " ").lower() or "TLS failed"
+    detail = reason.replace("_", " ").lower() or "an error that OpenSSL has no name for"
     return TlsFailed(alert, detail)

@@ -8,7 +8,7 @@ from sallyport.certs.errors import FileRefused
 from sallyport.certs.names import TunnelId
 from sallyport.connector.bundles import config_folders, find_bundle
 from sallyport.connector.errors import BundleMismatch, BundleNotFound
-from tests.connector.identities import Tunnel
+from tests.harness.identity import TestIdentity
 
 POSIX_HOME = PurePosixPath("/home/ada")
 WINDOWS_HOME = PureWindowsPath("C:/Users/ada")
@@ -44,17 +44,17 @@ def test_each_system_has_its_own_place(
 
 
 def test_a_bundle_in_the_config_folder_is_found(
-    tunnel: Tunnel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tunnel: TestIdentity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bundle called after the tunnel needs no option."""
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = tmp_path / "sallyport"
     folder.mkdir()
-    installed = folder / f"{tunnel.id}.bundle.pem"
-    installed.write_bytes(tunnel.bundle_path.read_bytes())
+    installed = folder / f"{tunnel.bundle.tunnel}.bundle.pem"
+    installed.write_bytes(tunnel.bundle.path.read_bytes())
     installed.chmod(0o600)
-    assert find_bundle(tunnel.id, None).path == installed
+    assert find_bundle(tunnel.bundle.tunnel, None).path == installed
 
 
 def test_where_a_bundle_was_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,15 +68,15 @@ def test_where_a_bundle_was_looked_for_is_said(tmp_path: Path, monkeypatch: pyte
     assert "certs issue caller" in refused.value.hint
 
 
-def test_a_bundle_of_another_tunnel_is_refused(tunnel: Tunnel) -> None:
+def test_a_bundle_of_another_tunnel_is_refused(tunnel: TestIdentity) -> None:
     """A named bundle counts only for the tunnel that the user asked for."""
     with pytest.raises(BundleMismatch) as refused:
-        find_bundle(TunnelId("a" * 32), tunnel.bundle_path)
-    assert str(tunnel.id) in str(refused.value)
-    assert str(tunnel.id) in refused.value.hint
+        find_bundle(TunnelId("a" * 32), tunnel.bundle.path)
+    assert str(tunnel.bundle.tunnel) in str(refused.value)
+    assert str(tunnel.bundle.tunnel) in refused.value.hint
 
 
-def test_a_named_bundle_that_is_not_there_is_a_file_error(tunnel: Tunnel, tmp_path: Path) -> None:
+def test_a_named_bundle_that_is_not_there_is_a_file_error(tunnel: TestIdentity, tmp_path: Path) -> None:
     """A wrong --bundle is reported as that file, not as a search."""
     with pytest.raises(FileRefused, match=r"nothing\.pem"):
-        find_bundle(tunnel.id, tmp_path / "nothing.pem")
+        find_bundle(tunnel.bundle.tunnel, tmp_path / "nothing.pem")

@@ -7,25 +7,11 @@ in other processes, and which loop those use is each test's business.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.harness.child_process import ChildProcess
-from tests.harness.product import Connector, Fixture, Product, Tunnel, start_fixture
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything that runs: MCP server, relay, gateway, connector."""
-
-    fixture: Fixture
-    product: Product
-    relay: ChildProcess
-    tunnel: Tunnel
-    gateway: ChildProcess
-    connector: Connector
+from tests.harness.product import Fixture, Product, Stage, Tunnel, start_fixture
 
 
 @pytest.fixture
@@ -43,14 +29,23 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fixture]:
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory, fixture: Fixture) -> Iterator[Stage]:
-    """Run a product with one tunnel to the fixture, for tests that leave it as they found it."""
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """Run a relay that tests may register tunnels with."""
     with Product(tmp_path_factory.mktemp("product")) as product:
-        relay = product.start_relay()
-        tunnel = product.make_tunnel("acme", {"tickets": fixture.url})
-        gateway = tunnel.start_gateway()
-        connector = tunnel.start_connector()
-        yield Stage(fixture, product, relay, tunnel, gateway, connector)
+        product.start_relay()
+        yield product
+
+
+@pytest.fixture(scope="session")
+def tunnel(product: Product, fixture: Fixture) -> Tunnel:
+    """Register a tunnel to the MCP server; who needs its gateway takes ``stage``."""
+    return product.make_tunnel("acme", {"tickets": fixture.url})
+
+
+@pytest.fixture(scope="session")
+def stage(product: Product, fixture: Fixture, tunnel: Tunnel) -> Stage:
+    """Run gateway and connector too, for tests that leave everything as they found it."""
+    return Stage(fixture, product, tunnel, tunnel.start_gateway(), tunnel.start_connector())
 
 
 @pytest.fixture
@@ -66,6 +61,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     stage = getattr(item, "funcargs", {}).get("stage")
     if report.failed and isinstance(stage, Stage):
-        for process in (stage.relay, stage.gateway, stage.connector.process):
-            report.sections.append((f"log of {process.name}", process.log[-4000:]))
+        for process in (stage.product.relay, stage.gateway, stage.connector.process):
+            if process is not None:
+                report.sections.append((f"log of {process.name}", process.log[-4000:]))
     return report

@@ -10,7 +10,6 @@ import json
 import anyio
 import pytest
 
-from tests.end_to_end.conftest import Stage
 from tests.harness.mcp_wire import (
     ACCEPT_BOTH,
     ACCEPT_EVENTS,
@@ -25,7 +24,7 @@ from tests.harness.mcp_wire import (
     result_text,
     tool_call,
 )
-from tests.harness.product import Fixture
+from tests.harness.product import Fixture, Stage
 from tests.harness.raw_http import Endpoint, Header, Reply
 
 pytestmark = pytest.mark.anyio

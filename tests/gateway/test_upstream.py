@@ -337,9 +337,13 @@ def full_backlog() -> Generator[int, None, None]:
 def _resolve(
     monkeypatch: pytest.MonkeyPatch, answer: "list[str] | list[tuple[str, int]] | socket.gaierror"
 ) -> None:
-    """Let the loop resolve every name to these addresses."""
+    """Let the loop resolve names under ``internal`` to these addresses."""
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
 
-    async def getaddrinfo(_host: str, port: int, **_options: int) -> list[tuple[object, ...]]:
+    async def getaddrinfo(host: str, port: int, **options: int) -> list[tuple[object, ...]]:
+        if not host.endswith(".internal"):
+            return list(await resolve(host, port, **options))  # uvloop's sock_connect asks here, too
         if isinstance(answer, socket.gaierror):
             raise answer
         found: list[tuple[object, ...]] = []
@@ -351,7 +355,7 @@ def _resolve(
                 found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, its_port)))
         return found
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
 
 
 async def _read(sock: socket.socket) -> bytes:

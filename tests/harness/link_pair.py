@@ -76,6 +76,7 @@ class Owner:
         self.lost = asyncio.Event()
         self.error: TunnelError | None = None
         self.left: list[GoAwayReason] = []
+        self.told_to_go = asyncio.Event()
         self.opened: asyncio.Queue[tuple[Stream, asyncio.Protocol]] = asyncio.Queue()
         self._serve = serve
 
@@ -92,6 +93,7 @@ class Owner:
 
     def go_away_received(self, link: Link, reason: GoAwayReason) -> None:
         self.left.append(reason)
+        self.told_to_go.set()
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:
         self.error = error

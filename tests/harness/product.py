@@ -69,6 +69,12 @@ class Product:
         """What gateways and callers dial."""
         return f"{LOOPBACK}:{self.relay_port}"
 
+    @property
+    def relay(self) -> ChildProcess | None:
+        """The running relay, if any."""
+        relays = (each for each in self._running if each.name == "relay" and each.exit_code is None)
+        return next(relays, None)
+
     def close(self) -> None:
         """End every process, the youngest first."""
         while self._running:
@@ -95,6 +101,8 @@ class Product:
         tunnel = Tunnel(self, name, folder, dict(servers))
         root = tunnel.identity.root_path
         self.run("relay", "tunnel", "add", root, "--name", name, folder=self.relay_folder)
+        if self.relay is not None:
+            self.relay.wait_for("tunnel changed", tunnel=tunnel.id)
         return tunnel
 
     def start(self, name: str, *arguments: str | Path, folder: Path) -> ChildProcess:
@@ -287,6 +295,17 @@ class Fixture:
     def endpoint(self) -> Endpoint:
         """Return the server's own endpoint: the direct path, to compare with."""
         return Endpoint(LOOPBACK, self.port, "/mcp", f"{LOOPBACK}:{self.port}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that one call goes through, running."""
+
+    fixture: Fixture
+    product: Product
+    tunnel: Tunnel
+    gateway: ChildProcess
+    connector: Connector
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""The TLS engine, two of them and a wire that a test holds: alerts, truncation, order, records cut anywhere."""
+"""Two TLS engines and a wire that a test holds: alerts, truncation, order, records cut anywhere."""
 
 
 import pytest

@@ -121,7 +121,7 @@ class Exchange:
         """Send what was taken, as one write."""
         connection = self._connection
         if connection is None:
-            if self._held > _HELD_WHILE_DIALLING:
+            if self._held > _HELD_WHILE_DIALLING and not self._request_complete:
                 self._pause_request()
             return
         data = self._take_request()

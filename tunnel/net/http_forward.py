@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
-from sallyport.tunnel.http1 import Headers, RequestHead
+from sallyport.tunnel.errors import HttpRefused
+from sallyport.tunnel.http1 import METHODS, Headers, RequestHead
 
 if TYPE_CHECKING:
     import asyncio
@@ -166,6 +167,14 @@ def json_rpc_error(
         error["data"] = dict(data)
     body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}, separators=(",", ":"))
     return Answer(status, [*(headers or []), (b"Content-Type", b"application/json")], body.encode())
+
+
+def refusal_answer(refusal: HttpRefused, executed: Executed) -> Answer:
+    """Make the answer to a request that the codec refuses."""
+    # RFC 9110 §15.5.6: a 405 says what is allowed.
+    headers = [(b"Allow", b", ".join(sorted(METHODS)))] if refusal.status == 405 else None
+    data = {"rule": refusal.rule, "executed": executed}
+    return json_rpc_error(refusal.status, str(refusal), data=data, headers=headers)
 
 
 def reason_phrase(status: int) -> bytes:

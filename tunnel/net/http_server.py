@@ -4,17 +4,16 @@ One caller's connection: requests in, answers out, one at a time.
 The server reads a head, asks its owner for a ``Decision``, and then either answers or has an ``Exchange``
 carry the request on. What it is doing is its ``_Phase``:
 
-    IDLE ──bytes──► HEAD ──head──► BUSY ──whole answer──► IDLE | DISCARDING | LINGERING | CLOSED
-      ▲                                                     │
-      └──────────────── rest of the request read ───────────┘ (DISCARDING)
+    IDLE ──bytes──► HEAD ──head──► BUSY ──whole answer──► IDLE, DISCARDING or LEAVING
+      ▲                                                        │
+      └───────────── rest of the request read ─────────────────┘ (DISCARDING)
 
 * The next request is not looked at before the answer to the former is complete. What a pipelining caller
   sends meanwhile is held, up to a bound, and then not read.
 * While a request is being answered the connection is read all the same, because that is how a caller who
   leaves is noticed: close_notify, FIN and reset all mean that he has left, and the next hop hears it at once.
-* An answer given before the whole request was read says ``Connection: close``, and the connection lingers:
-  the rest is read and dropped for a few seconds, since closing on unread bytes would send a reset, which
-  can overtake the answer.
+* An answer that overtakes its request leaves the rest of it to be read and dropped: within bounds and on the
+  same connection if it is short, else while the connection lingers (``departure``).
 * An answer that fails after it began is cut so that it cannot be taken for a whole one.
 """
 
@@ -38,9 +37,8 @@ from sallyport.tunnel.http1 import (
     ResponseHead,
     encode_response,
 )
-from sallyport.tunnel.http1_heads import METHODS
-from sallyport.tunnel.net.cutting import cut
 from sallyport.tunnel.net.deadline import Deadline
+from sallyport.tunnel.net.departure import Departure
 from sallyport.tunnel.net.http_exchange import Exchange
 from sallyport.tunnel.net.http_forward import (
     Answer,
@@ -51,9 +49,10 @@ from sallyport.tunnel.net.http_forward import (
     ForwardFailure,
     json_rpc_error,
     reason_phrase,
+    refusal_answer,
 )
 
-_log = structlog.get_logger("sallyport.http")
+log = structlog.get_logger("sallyport.http")
 
 # Seconds without a byte of a request's body, after which the caller is taken for gone (slow-body attacks).
 _BODY_IDLE = 30.0
@@ -61,18 +60,8 @@ _BODY_IDLE = 30.0
 # Bytes of further requests that a caller may send ahead of an answer.
 _HELD = 64 * 1024
 
-# The rest of a request that was answered early: read and dropped on a connection that goes on, up to this
-# many bytes of a declared length; ...
+# Bytes of a request that was answered early which are rather read than the connection lost.
 _DISCARDED = 64 * 1024
-# ... and on one that closes, up to these bounds. A client that writes its whole body before it looks for an
-# answer needs them; nginx lingers for 5 s at a time and 30 s in all.
-_LINGER_SECONDS = 5.0
-_LINGER_BYTES = 64 * 1024 * 1024
-
-# Seconds for a caller to take what is still to be sent to him when the connection closes.
-_CLOSING_SECONDS = 30.0
-
-_ALLOWED = b", ".join(sorted(METHODS))
 
 
 class _Phase(Enum):
@@ -80,8 +69,7 @@ class _Phase(Enum):
     HEAD = "a request's head has begun"
     BUSY = "a request is being answered"
     DISCARDING = "answered; the rest of the request is dropped, then the next may come"
-    LINGERING = "answered; the rest of what comes is dropped, then the connection closes"
-    CLOSED = "closing or closed"
+    LEAVING = "answered or not, the connection ends: see Departure"
 
 
 class HttpServer(asyncio.Protocol):
@@ -115,58 +103,62 @@ class HttpServer(asyncio.Protocol):
         self._head_timeout = head_timeout
         self._reader = RequestReader(limits or HeadLimits())
         self._transport: asyncio.Transport | None = None
+        self._departure: Departure | None = None
         self._deadline = Deadline(loop, self._expired)
         self._phase = _Phase.IDLE
         self._number = 0
-        self._draining = False
+        self._is_draining = False
         # The request being answered
         self._request: RequestHead | None = None
         self._record: CallRecord | None = None
         self._forward: Forward | None = None
         self._exchange: Exchange | None = None
         # Flow
-        self._is_taking = False  # events are being worked off: whoever finishes now need not go on himself
-        self._reading = True
+        self._is_taking = False  # events are being worked off: whoever settles a request need not go on
+        self._is_reading = True
         self._upload_paused = False
         self._writing_paused = False
-        self._linger_left = _LINGER_BYTES
 
     def drain(self) -> None:
         """Close once the running request is answered; at once between requests."""
-        self._draining = True
-        if self._transport is not None and self._phase in (_Phase.IDLE, _Phase.HEAD):
-            self._close()
+        self._is_draining = True
+        if self._phase in (_Phase.IDLE, _Phase.HEAD) and self._transport is not None:
+            self._leave().close()
+
+    def abort(self) -> None:
+        """Drop the connection at once, and the running request with it."""
+        self._drop_request()
+        if self._transport is not None:
+            self._leave().abort()
 
     # The transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._draining:
-            self._close()
+        if self._is_draining:
+            self._leave().close()
         else:
             self._deadline.set(self._idle_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _Phase.LINGERING:
-            self._linger_left -= len(data)
-            if self._linger_left < 0:
-                self._abort()
-        elif self._phase is not _Phase.CLOSED:
+        if self._departure is not None:
+            self._departure.data_received(data)
+        else:
             self._read(data)
 
     def eof_received(self) -> bool:
-        if self._phase is _Phase.BUSY:
-            self._caller_left()
-            self._abort()
-        elif self._phase is not _Phase.CLOSED:
-            self._close()
+        if self._departure is not None:
+            self._departure.eof_received()
+        elif self._phase is _Phase.BUSY:
+            self.abort()
+        else:
+            self._leave().close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._phase is _Phase.BUSY:
-            self._caller_left()
-        self._phase = _Phase.CLOSED
-        self._deadline.cancel()
+        self._drop_request()
+        if self._transport is not None:
+            self._leave().connection_lost()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -188,7 +180,7 @@ class HttpServer(asyncio.Protocol):
             while events:
                 for event in events:
                     self._take(event)
-                    if self._phase in (_Phase.LINGERING, _Phase.CLOSED):
+                    if self._phase is _Phase.LEAVING:
                         return
                 is_next = self._phase is _Phase.IDLE and self._reader.has_ended
                 events = self._reader.start_next() if is_next else []
@@ -222,20 +214,20 @@ class HttpServer(asyncio.Protocol):
         try:
             decision = self._decide(head)
             if isinstance(decision, Forward):
+                self._forward = decision
                 self._exchange = Exchange(self, head, decision, record)
         except HttpRefused:
             raise
         except Exception:
             # Whatever it is, it is ours: the log gets the reason, and the caller a status.
-            _log.exception("the decision about a request failed")
-            decision = json_rpc_error(500, "internal error", data={"executed": "no"})
+            log.exception("the decision about a request failed")
             record.outcome = "failed"
+            decision = json_rpc_error(500, "internal error", data={"executed": "no"})
         if isinstance(decision, Answer):
             if decision.status >= 400 and record.outcome == "answered":
                 record.outcome = "refused"
             self._answer(decision)
         elif self._exchange is not None:
-            self._forward = decision
             self._start(self._exchange, head)
 
     def _start(self, exchange: Exchange, head: RequestHead) -> None:
@@ -246,8 +238,11 @@ class HttpServer(asyncio.Protocol):
         exchange.start()
 
     def _turn_to_next(self) -> None:
-        self._phase = _Phase.IDLE
         self._request = None
+        if self._is_draining:
+            self._leave().close()
+            return
+        self._phase = _Phase.IDLE
         self._deadline.set(self._idle_timeout)
 
     def _wait_for_more(self) -> None:
@@ -275,7 +270,7 @@ class HttpServer(asyncio.Protocol):
             reason_phrase(answer.status),
             answer.headers,
             Body(BodyKind.LENGTH, len(answer.body)),
-            keep_alive and not self._draining,
+            keep_alive and not self._is_draining,
         )
         body = b"" if request is not None and request.method == b"HEAD" else answer.body
         record.status = answer.status
@@ -284,7 +279,7 @@ class HttpServer(asyncio.Protocol):
         self._settle(keep_alive=keep_alive)
 
     def _may_go_on(self, request: RequestHead) -> bool:
-        """Whether what is left of the request is so little that it is better read than the connection lost."""
+        """Whether what is left of the request is better read than the connection lost."""
         if self._reader.has_ended:
             return True
         is_short = request.body.kind is BodyKind.LENGTH and request.body.length <= _DISCARDED
@@ -295,41 +290,37 @@ class HttpServer(asyncio.Protocol):
         """Go on behind a whole answer: to the next request, the rest of this one, or the end."""
         self._exchange = None
         self._close_record()
-        if self._phase is _Phase.CLOSED:
+        if self._phase is _Phase.LEAVING:
             return
-        if self._draining or not keep_alive:
+        if self._is_draining or not keep_alive:
             if self._reader.has_ended:
-                self._close()
+                self._leave().close()
             else:
-                self._linger()
+                self._leave().linger()
         elif not self._reader.has_ended:
             self._phase = _Phase.DISCARDING
         else:
             self._turn_to_next()
-            if not self._is_taking:
+            if self._phase is _Phase.IDLE and not self._is_taking:
                 self._read(None)
 
     def _refuse(self, refusal: HttpRefused) -> None:
         """Answer what the codec refuses, and close: nobody knows where the next request would begin."""
         if self._phase is _Phase.DISCARDING:
-            self._linger()
+            self._leave().linger()
             return
         record = self._record or self._open_record(None)
-        record.outcome = "refused"
-        record.rule = refusal.rule
+        record.outcome, record.rule = "refused", refusal.rule
         exchange, self._exchange = self._exchange, None
+        executed: Executed = "no"
         if exchange is not None:
+            executed = "unknown"
             exchange.abandon()
             if exchange.has_begun:
                 self._cut()
                 return
-        self._answer_refusal(refusal, executed="no" if exchange is None else "unknown")
-
-    def _answer_refusal(self, refusal: HttpRefused, *, executed: Executed) -> None:
-        headers = [(b"Allow", _ALLOWED)] if refusal.status == 405 else []
-        data = {"rule": refusal.rule, "executed": executed}
         self._request = None
-        self._answer(json_rpc_error(refusal.status, str(refusal), data=data, headers=headers))
+        self._answer(refusal_answer(refusal, executed))
 
     # The exchange's side: Caller
 
@@ -356,27 +347,25 @@ class HttpServer(asyncio.Protocol):
         if self._record is None or self._forward is None:
             raise AssertionError("an exchange belongs to a request")
         self._exchange = None
-        self._record.outcome = "failed"
-        self._record.failure = failure
+        self._record.outcome, self._record.failure = "failed", failure
         if begun:
             self._cut()
             return
         try:
             answer = self._forward.explain(failure)
         except Exception:
-            _log.exception("the explanation of a failure failed")
+            log.exception("the explanation of a failure failed")
             answer = json_rpc_error(502, "bad gateway", data={"executed": failure.executed})
         self._answer(answer)
 
     def stalled(self) -> None:
         """Drop a caller who takes nothing."""
-        self._caller_left()
-        self._abort()
+        self.abort()
 
     # Endings
 
-    def _caller_left(self) -> None:
-        """Settle the running request of a caller who is gone."""
+    def _drop_request(self) -> None:
+        """Settle the running request, if there is one: its caller is gone."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
@@ -387,34 +376,25 @@ class HttpServer(asyncio.Protocol):
     def _cut(self) -> None:
         """End an answer that has begun and will not be complete."""
         self._close_record()
-        self._phase = _Phase.CLOSED
-        self._deadline.cancel()
         is_close_delimited = self._request is not None and self._request.version == b"1.0"
-        cut(self._connection, self._loop, is_close_delimited=is_close_delimited)
+        self._leave().cut(is_close_delimited=is_close_delimited)
 
-    def _linger(self) -> None:
-        """Say that no more is to come, and let the caller find the answer behind what he still sends."""
-        self._phase = _Phase.LINGERING
-        self._deadline.set(_LINGER_SECONDS)
-        self._upload_paused = False
-        self._update_reading()
-        if self._connection.can_write_eof():
-            self._connection.write_eof()
-
-    def _close(self) -> None:
-        self._phase = _Phase.CLOSED
-        self._deadline.set(_CLOSING_SECONDS)
-        self._connection.close()
-
-    def _abort(self) -> None:
-        self._phase = _Phase.CLOSED
+    def _leave(self) -> Departure:
+        """Have nothing more to do with the connection than to end it."""
+        self._phase = _Phase.LEAVING
         self._deadline.cancel()
-        self._connection.abort()
+        if self._departure is None:
+            self._upload_paused = False
+            self._update_reading()
+            self._departure = Departure(self._connection, self._loop)
+        return self._departure
 
     def _expired(self) -> None:
         match self._phase:
-            case _Phase.IDLE | _Phase.DISCARDING | _Phase.LINGERING:
-                self._close()
+            case _Phase.IDLE:
+                self._leave().close()
+            case _Phase.DISCARDING:
+                self._leave().linger()
             case _Phase.HEAD:
                 self._refuse(HttpRefused(408, "the head did not come in time"))
             case _Phase.BUSY if self._upload_paused:
@@ -422,8 +402,8 @@ class HttpServer(asyncio.Protocol):
                 self._deadline.set(_BODY_IDLE)
             case _Phase.BUSY:
                 self._refuse(HttpRefused(408, "the body did not come in time"))
-            case _Phase.CLOSED:
-                self._abort()
+            case _Phase.LEAVING:
+                raise AssertionError("this deadline was cancelled")
 
     # Inside
 
@@ -435,21 +415,23 @@ class HttpServer(asyncio.Protocol):
 
     def _update_reading(self) -> None:
         wanted = not self._upload_paused and self._reader.held <= _HELD
-        if wanted is not self._reading and self._phase is not _Phase.CLOSED:
-            self._reading = wanted
-            if wanted:
-                self._connection.resume_reading()
-            else:
-                self._connection.pause_reading()
+        if wanted is self._is_reading or self._connection.is_closing():
+            return
+        self._is_reading = wanted
+        if wanted:
+            self._connection.resume_reading()
+        else:
+            self._connection.pause_reading()
 
     def _open_record(self, head: RequestHead | None) -> CallRecord:
         self._phase = _Phase.BUSY
         self._number += 1
-        method, path = ("", "")
+        record = CallRecord(self._number, "", "", self._loop.time())
         if head is not None:
-            method, path = head.method.decode("ascii"), head.target.partition(b"?")[0].decode("ascii")
-        self._record = CallRecord(self._number, method, path, self._loop.time())
-        return self._record
+            record.method = head.method.decode("ascii")
+            record.path = head.target.partition(b"?")[0].decode("ascii")
+        self._record = record
+        return record
 
     def _close_record(self) -> None:
         record, self._record = self._record, None

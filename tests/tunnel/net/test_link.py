@@ -145,8 +145,7 @@ async def test_go_away_lets_streams_finish_and_no_new_ones_in(carrier: CarrierKi
         with anyio.fail_after(5):
             far_stream, _ = await gateway.opened.get()
             far.leave(GoAwayReason.SHUTDOWN)
-            while not relay.left:
-                await asyncio.sleep(0)
+            await relay.told_to_go.wait()
             with pytest.raises(LinkLost):
                 near.open_stream(Recorder(), OPENING)
             far_stream.write(b"still here")

@@ -1,0 +1,252 @@
+"""
+The gateway as a process: start-up, supervision, shutdown.
+
+Start-up is strict: an identity, a server or a health address that cannot be used ends the process with an
+error before the relay is dialled. Afterwards nothing from outside does: the relay may go away and come back,
+servers may be down, callers may do what they like.
+
+SIGTERM or SIGINT begins an orderly end: GO_AWAY to the relay, which gives this gateway no new streams; calls
+under way get thirty seconds; connections close as they fall idle; the exit status is 0. A second signal ends
+it at once.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup, TaskStatus
+
+from sallyport import __version__
+from sallyport.certs.contexts import door_context
+from sallyport.certs.errors import CertificateError
+from sallyport.config.gateway import GatewayConfig
+from sallyport.gateway.door import Door
+from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
+from sallyport.gateway.routes import Routes
+from sallyport.gateway.servers import open_servers
+from sallyport.gateway.service import Gateway
+from sallyport.gateway.uplink import Uplink
+from sallyport.tunnel.limits import MEMORY_BUDGET
+from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
+from sallyport.tunnel.net.sockets import raise_descriptor_limit
+from sallyport.tunnel.windows import MemoryBudget
+
+log = structlog.get_logger("sallyport.gateway")
+
+# Seconds that calls under way get when the gateway stops.
+DRAIN_SECONDS = 30.0
+# Seconds between two looks for connections that have fallen idle meanwhile. One whose first request is on
+# its way when the drain begins has about so long to bring it.
+_DRAIN_INTERVAL = 0.5
+
+_DAY_SECONDS = 24 * 3600.0
+_WARN_DAYS = 14
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    """
+    Run a gateway until SIGTERM or SIGINT.
+
+    Args:
+        config: What the operator wrote.
+        clock: The time, with a zone, by which certificates are judged.
+
+    Raises:
+        CertificateError: The identity cannot be used, and why.
+        GatewayError: The config does not fit the identity, or names a server that cannot be served.
+        TunnelError: The health listener's address cannot be used.
+    """
+    raise_descriptor_limit()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with start(config, clock=clock) as app:
+            await anext(signals)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_at_signal, signals, tasks.cancel_scope)
+                await app.drain()
+                tasks.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _cancel_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    log.warning("stopping at once")
+    scope.cancel()
+
+
+@asynccontextmanager
+async def start(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now) -> AsyncIterator["App"]:
+    """
+    Start a gateway; when the block is left, it is ended at once.
+
+    Args and errors are those of :func:`run`.
+    """
+    identity = load_identity(config, now=clock())
+    async with anyio.create_task_group() as tasks:
+        app = App(config, identity, tasks=tasks, clock=clock)
+        try:
+            await app.start()
+            yield app
+        finally:
+            app.stop()
+            tasks.cancel_scope.cancel()
+
+
+class App:
+    """
+    One running gateway; made by :func:`start`.
+
+    Args:
+        config: What the operator wrote.
+        identity: Its identity, judged.
+        tasks: Where everything runs.
+        clock: The time.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        identity: GatewayIdentity,
+        *,
+        tasks: TaskGroup,
+        clock: Callable[[], datetime],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        label, domains = identity.tunnel.label, identity.domains
+        servers = open_servers(config.servers, loop=loop, spawn=tasks.create_task)
+        configs = dict(zip(servers, config.servers.values(), strict=True))
+        routes = Routes.of(configs, label=label, domains=domains)
+        self._config = config
+        self._identity = identity
+        self._tasks = tasks
+        self._clock = clock
+        self._started = time.monotonic()
+        self._is_leaving = False
+        self.gateway = Gateway(config.tunnel.name, routes, servers, loop=loop, now=clock)
+        self._door = Door(
+            door_context(identity.gateway, identity.root),
+            label=label,
+            domains=domains,
+            calls=self.gateway,
+            loop=loop,
+        )
+        self.uplink = Uplink(
+            uplink_settings(config, identity), self._door, budget=MemoryBudget(MEMORY_BUDGET)
+        )
+        self.health_address: tuple[str, int] | None = None
+
+    async def start(self) -> None:
+        """
+        Listen for health, and begin to dial the relay.
+
+        Raises:
+            TunnelError: The health listener's address cannot be used.
+        """
+        if self._config.health is not None:
+            self.health_address = await self._tasks.start(self._serve_health)
+        log.info(
+            "starting",
+            gateway=self._config.tunnel.name,
+            tunnel=str(self._identity.tunnel),
+            relay=self.uplink.settings.address,
+            servers=list(self.gateway.servers),
+            health=self.health_address and "{}:{}".format(*self.health_address),
+        )
+        self._tasks.start_soon(self._report_certificates)
+        self._tasks.start_soon(self.uplink.run)
+
+    async def drain(self) -> None:
+        """Take no new streams, and give the calls under way their time."""
+        log.info("stopping", streams=self.uplink.stream_count, seconds=DRAIN_SECONDS)
+        self._is_leaving = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._close_idle_connections)
+            await self.uplink.drain(DRAIN_SECONDS)
+            tasks.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """End at once what is not a task."""
+        self.gateway.close()
+
+    async def _close_idle_connections(self) -> None:
+        while True:
+            self.gateway.drain()
+            await anyio.sleep(_DRAIN_INTERVAL)
+
+    async def _report_certificates(self) -> None:
+        """Write the daily line, and a warning for each certificate that ends soon."""
+        while True:
+            ages, problem = self._certificates()
+            if problem:
+                log.error("certificates unreadable", reason=problem)
+            else:
+                log.info("certificates", days_left={age.name: age.days_left for age in ages})
+            for age in ages:
+                if age.days_left < _WARN_DAYS:
+                    log.warning(
+                        "certificate ends soon",
+                        certificate=age.name,
+                        not_after=age.not_after,
+                        days_left=age.days_left,
+                    )
+            await anyio.sleep(_DAY_SECONDS)
+
+    # Health
+
+    async def _serve_health(self, *, task_status: TaskStatus[tuple[str, int]]) -> None:
+        address = self._config.health
+        if address is None:
+            raise AssertionError("only called when there is an address")
+        await serve_health(address, ready=self.readiness, status=self.status, task_status=task_status)
+
+    def readiness(self) -> Readiness:
+        """Say whether callers can be served now."""
+        ages, problem = self._certificates()
+        reasons = [problem] if problem else []
+        reasons += [f"the {age.name} certificate has expired" for age in ages if age.days_left < 0]
+        if self._is_leaving:
+            reasons.append("stopping")
+        elif not self.uplink.state.connected:
+            reasons.append(self.uplink.state.last_error or "the link to the relay is not up yet")
+        return Readiness(ready=not reasons, reasons=reasons, certificates=ages)
+
+    def status(self) -> dict[str, object]:
+        """Describe the gateway: its link, its servers, its certificates."""
+        state, rtt = self.uplink.state, self.uplink.rtt
+        ages, _ = self._certificates()
+        return {
+            "software": f"sallyport {__version__}",
+            "gateway": self._config.tunnel.name,
+            "tunnel": str(self._identity.tunnel),
+            "uptime_seconds": round(time.monotonic() - self._started),
+            "relay": {
+                "address": self.uplink.settings.address,
+                "link": "stopping" if self._is_leaving else "up" if state.connected else "down",
+                "since": datetime.fromtimestamp(state.since, UTC).isoformat(timespec="seconds"),
+                "attempts": state.attempts,
+                "last_error": state.last_error,
+                "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
+                "clock_offset_seconds": state.clock_offset,
+            },
+            "streams": self.uplink.stream_count,
+            "callers": {"admitted": self._door.counts.admitted, "refused": self._door.counts.refused},
+            "servers": [server.status() for server in self.gateway.servers.values()],
+            "certificates": [
+                {"name": age.name, "not_after": age.not_after, "days_left": age.days_left} for age in ages
+            ],
+        }
+
+    def _certificates(self) -> tuple[list[CertificateAge], str]:
+        """Return the certificates' ages, or why they cannot be told."""
+        try:
+            return list(self._identity.certificate_ages(self._clock())), ""
+        except CertificateError as error:
+            return [], str(error)

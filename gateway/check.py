@@ -1,0 +1,141 @@
+"""
+What ``gateway check`` looks at: everything that can be tried without the relay's help.
+
+Each look gives one finding, good or bad, and a bad one comes with its remedy; one that fails does not hide
+the next. The relay is looked up and not dialled: that, and the whole path, is ``sallyport doctor``'s business.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import anyio
+
+from sallyport.certs.contexts import door_context, link_client_context
+from sallyport.certs.errors import CertificateError
+from sallyport.config.gateway import GatewayConfig
+from sallyport.gateway.errors import GatewayError
+from sallyport.gateway.identity import GatewayIdentity, load_identity, relay_trust
+from sallyport.gateway.routes import Routes
+from sallyport.gateway.servers import upstreams_of
+from sallyport.gateway.upstream import Upstream
+
+# Seconds for a connection that was made and closed to be gone.
+_FAREWELL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found."""
+
+    what: str
+    """The thing looked at, such as ``server tickets``."""
+    detail: str
+    """What was seen; of a failure, why."""
+    is_good: bool = True
+    hint: str = ""
+    """What to do about a failure; may be empty."""
+
+
+async def examine(config: GatewayConfig, *, now: datetime) -> AsyncIterator[Finding]:
+    """
+    Look at everything, and yield one finding each.
+
+    Args:
+        config: The gateway's config.
+        now: The time to judge certificates by.
+    """
+    yield Finding("config", str(config.path))
+    try:
+        identity = load_identity(config, now=now)
+    except (GatewayError, CertificateError) as error:
+        yield _failure("identity", error)
+    else:
+        for finding in _certificates(config, identity, now):
+            yield finding
+    yield await _relay_name(config)
+    try:
+        upstreams = upstreams_of(config.servers)
+    except (GatewayError, CertificateError) as error:
+        yield _failure("servers", error)
+        return
+    for finding in await _dial_all(list(upstreams.values())):
+        yield finding
+
+
+def _certificates(config: GatewayConfig, identity: GatewayIdentity, now: datetime) -> list[Finding]:
+    """Look at what a run would make of the identity before it dials."""
+    findings = [Finding("identity", f"{identity.tunnel}, {', '.join(identity.domains)}")]
+    try:
+        ages = list(identity.certificate_ages(now))
+        door_context(identity.gateway, identity.root)
+        link_client_context(identity.link, relay_trust(config.relay))
+        configs = dict(zip(upstreams_of(config.servers), config.servers.values(), strict=True))
+        Routes.of(configs, label=identity.tunnel.label, domains=identity.domains)
+    except (GatewayError, CertificateError) as error:
+        return [*findings, _failure("certificates", error)]
+    days = ", ".join(f"{age.name} {age.days_left}" for age in ages)
+    return [*findings, Finding("certificates", f"days left: {days}")]
+
+
+async def _relay_name(config: GatewayConfig) -> Finding:
+    """Look the relay's name up; whether something answers there is for the doctor to say."""
+    address = config.relay.address
+    what = f"relay {address}"
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )
+    except OSError as error:
+        return Finding(
+            what,
+            f"the name does not resolve ({error.strerror})",
+            is_good=False,
+            hint="check relay.address and this machine's DNS",
+        )
+    return Finding(what, "resolves to " + ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found)))
+
+
+async def _dial_all(upstreams: list[Upstream]) -> list[Finding]:
+    """Connect to all servers at once, and give the findings in the config's order."""
+    findings: dict[str, Finding] = {}
+
+    async def look(upstream: Upstream) -> None:
+        findings[upstream.server] = await _dial(upstream)
+
+    async with anyio.create_task_group() as tasks:
+        for upstream in upstreams:
+            tasks.start_soon(look, upstream)
+    return [findings[upstream.server] for upstream in upstreams]
+
+
+async def _dial(upstream: Upstream) -> Finding:
+    what = f"server {upstream.server}"
+    visit = _Visit()
+    try:
+        await upstream.dial(lambda: visit)
+    except GatewayError as error:
+        return _failure(what, error)
+    with anyio.move_on_after(_FAREWELL):
+        await visit.over.wait()
+    how = "connects, and its certificate is good" if upstream.url.is_tls else "connects"
+    return Finding(what, f"{upstream.url.address} {how}")
+
+
+class _Visit(asyncio.Protocol):
+    """A connection that is closed as soon as it is made."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.over.set()
+
+
+def _failure(what: str, error: GatewayError | CertificateError) -> Finding:
+    return Finding(what, str(error), is_good=False, hint=error.hint)

@@ -1,0 +1,151 @@
+"""
+The commands of the gateway's operator.
+
+Each parses, calls one function, and prints. What goes wrong is raised and told by ``sallyport.cli``. Tables
+are for people; ``--json`` is for programs and keeps its keys.
+"""
+
+import http.client
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sallyport.config.fields import Address
+from sallyport.config.gateway import GatewayConfig
+from sallyport.config.loader import load_gateway
+from sallyport.config.logs import configure_logging
+from sallyport.gateway.app import run as run_gateway
+from sallyport.gateway.check import Finding, examine
+from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
+from sallyport.gateway.status import GatewayStatus, parse_status
+
+app = typer.Typer(
+    help="The gateway inside the private network: it dials out, and serves callers.", no_args_is_help=True
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="gateway.yaml; default ./gateway.yaml, then /etc/sallyport/gateway.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# Seconds for the running gateway's health listener, which is on this machine, to answer.
+_HEALTH_TIMEOUT: Final = 2.0
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C, which drains it; a second one stops it at once."""
+    settings = load_gateway(config)
+    configure_logging(settings.log)
+    anyio.run(run_gateway, settings, backend_options={"use_uvloop": _wants_uvloop()})
+
+
+@app.command()
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check the config, the identity's files, the relay's name, and that each server can be reached."""
+    settings = load_gateway(config)
+    findings = anyio.run(_all_findings, settings, backend_options={"use_uvloop": False})
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _print_findings(findings)
+    failed = sum(not finding.is_good for finding in findings)
+    if failed:
+        raise ChecksFailed(failed)
+
+
+@app.command()
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Ask the gateway that runs on this machine how it stands."""
+    settings = load_gateway(config)
+    if settings.health is None:
+        raise StatusUnavailable(
+            "this machine",
+            f"{settings.path} has no `health:`",
+            hint="add `health: 127.0.0.1:7421` and restart the gateway",
+        )
+    answer = _ask(settings.health)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    _print_status(parse_status(answer, str(settings.health)))
+
+
+async def _all_findings(config: GatewayConfig) -> list[Finding]:
+    return [finding async for finding in examine(config, now=datetime.now(UTC))]
+
+
+def _wants_uvloop() -> bool:
+    """Say whether to run on uvloop: where it is installed, unless SALLYPORT_LOOP=asyncio says not to."""
+    return os.environ.get("SALLYPORT_LOOP") != "asyncio" and importlib.util.find_spec("uvloop") is not None
+
+
+def _ask(health: Address) -> object:
+    """
+    Fetch /status from a running gateway.
+
+    Raises:
+        StatusUnavailable: Nobody answers there, or not with JSON.
+    """
+    connection = http.client.HTTPConnection(health.host, health.port, timeout=_HEALTH_TIMEOUT)
+    with closing(connection):
+        try:
+            connection.request("GET", "/status")
+            answer: object = json.load(connection.getresponse())
+        except OSError as error:
+            raise StatusUnavailable(
+                str(health),
+                error.strerror or "no answer in time",
+                hint="start it: sallyport gateway run, or name the config that it runs with: --config FILE",
+            ) from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise StatusUnavailable(
+                str(health), "something else listens there", hint="change `health:` to a free port"
+            ) from error
+    return answer
+
+
+# What is printed
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    table = Table("", "CHECK", "FOUND", box=None, pad_edge=False)
+    for finding in findings:
+        # What was found may hold a server's or a certificate's own text: never markup.
+        mark = Text("ok", "green") if finding.is_good else Text("failed", "bold red")
+        found = Text(finding.detail)
+        if finding.hint:
+            found.append(f"\nhint: {finding.hint}", "bold")
+        table.add_row(mark, Text(finding.what), found)
+    _console().print(table)
+
+
+def _print_status(status: GatewayStatus) -> None:
+    facts = Table.grid(padding=(0, 2))
+    for name, value in status.facts:
+        facts.add_row(name, Text(value))
+    servers = Table("SERVER", "ADDRESS", "CALLS", "FAILED", "LAST FAILURE", box=None, pad_edge=False)
+    for row in status.servers:
+        servers.add_row(*(Text(cell) for cell in row))
+    console = _console()
+    console.print(facts)
+    console.print()
+    console.print(servers)
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())

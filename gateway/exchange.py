@@ -1,0 +1,227 @@
+"""
+One caller's connection at the gateway: what is done with each of its requests.
+
+``decide`` is asked for every request, whatever the handshake saw: where does it go (``routes``), may it
+(``policy``), and with which head. The head that is sent on is made anew, never the caller's bytes: Host is
+the upstream's own, hop-by-hop fields and ours are gone, everything else keeps its order, repeated or not.
+
+``explain`` puts a failure into words for the caller: a JSON-RPC error that says what failed, where, why, and
+whether the call may have run. No internal address is in it. ``finished`` writes one ``call`` line a request,
+without a header, a query or a byte of any body.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from json import dumps
+
+import structlog
+
+from sallyport.gateway.errors import RequestRefused, UpstreamFailed
+from sallyport.gateway.policy import Policy
+from sallyport.gateway.routes import CANARY, Routes
+from sallyport.gateway.servers import Server
+from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsTruncated
+from sallyport.tunnel.http1 import Headers, RequestHead, without_hop_by_hop
+from sallyport.tunnel.net.http_forward import (
+    Answer,
+    CallRecord,
+    Decision,
+    Forward,
+    ForwardFailure,
+    json_rpc_error,
+)
+
+log = structlog.get_logger("sallyport.gateway")
+
+# Nobody has listed an origin for the gateway's own answer, and no key is for it either.
+_CANARY_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is on the connection, and how it is called in the logs."""
+
+    principal: str
+    """``cert:NAME``."""
+    trust: str
+    """How the caller proved it: ``certificate``."""
+    reference: str
+    """The connection's id in all three logs."""
+    server_name: str
+    """The SNI of the inner TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What all connections of a gateway share."""
+
+    gateway: str
+    """The gateway's own name."""
+    routes: Routes
+    servers: Mapping[str, Server]
+    now: Callable[[], datetime]
+    """The time, with a zone."""
+
+
+class Conversation:
+    """
+    The requests of one authenticated connection, one at a time.
+
+    Args:
+        premises: The gateway.
+        caller: Who calls.
+    """
+
+    def __init__(self, premises: Premises, caller: Caller) -> None:
+        self._premises = premises
+        self._caller = caller
+        self._number = 0  # of the request at hand, as its CallRecord will have it
+        # What the log will say of the request at hand; an HttpServer has one at a time.
+        self._server = ""
+        self._rule = ""
+
+    def decide(self, head: RequestHead) -> Decision:
+        """Decide about one request."""
+        self._number += 1
+        try:
+            return self._decide(head)
+        except RequestRefused as refusal:
+            self._rule = refusal.rule
+            return refusal_answer(self._premises.gateway, refusal, call=self._call)
+
+    def finished(self, record: CallRecord) -> None:
+        """Count a call and write its line; ``HttpServer`` tells of each request exactly once."""
+        server = self._premises.servers.get(self._server)
+        failure = _log_text(record.failure)
+        if server is not None and record.failure is not None:
+            server.counts.failed += 1
+            server.counts.last_failure = failure
+        log_call(record, self._caller, server=self._server, rule=record.rule or self._rule, failure=failure)
+        self._server = self._rule = ""
+
+    def _decide(self, head: RequestHead) -> Decision:
+        route = self._premises.routes.decide(head, self._caller.server_name)
+        self._server = route.server
+        if route.server == CANARY:
+            _CANARY_POLICY.admitted(head.headers)
+            return self._canary()
+        server = self._premises.servers[route.server]
+        server.counts.calls += 1
+        admitted = server.policy.admitted(head.headers)
+        authority = server.upstream.url.authority
+        rebuilt = replace(
+            head,
+            target=route.target,
+            version=b"1.1",
+            headers=with_host(without_hop_by_hop(admitted), authority),
+            host=authority,
+        )
+        return Forward(rebuilt, server.pool, server.timeouts, self._explain)
+
+    def _canary(self) -> Answer:
+        """Answer for the gateway itself: ``sallyport doctor`` has come all the way."""
+        now = self._premises.now().astimezone(UTC)
+        body = {
+            "canary": True,
+            "gateway": self._premises.gateway,
+            "caller": self._caller.principal,
+            "time": now.isoformat(timespec="milliseconds"),
+        }
+        headers = [
+            (b"Date", format_datetime(now, usegmt=True).encode("ascii")),
+            (b"Content-Type", b"application/json"),
+            (b"Cache-Control", b"no-store"),
+        ]
+        return Answer(200, headers, dumps(body).encode())
+
+    def _explain(self, failure: ForwardFailure) -> Answer:
+        """Say to the caller why there is no answer."""
+        status, why = status_and_reason(failure)
+        return json_rpc_error(
+            status,
+            f"gateway {self._premises.gateway}: server {self._server} {why}",
+            data={
+                "where": "gateway",
+                "server": self._server,
+                "call": self._call,
+                "stage": failure.stage,
+                "executed": failure.executed,
+            },
+        )
+
+    @property
+    def _call(self) -> str:
+        """The id under which the logs of all three programs have the request at hand."""
+        return f"{self._caller.reference}.{self._number}"
+
+
+def with_host(headers: Headers, authority: bytes) -> Headers:
+    """Return the fields with Host naming the upstream, in the place where the caller's Host stood."""
+    return [(name, authority) if name.lower() == b"host" else (name, value) for name, value in headers]
+
+
+def refusal_answer(gateway: str, refusal: RequestRefused, *, call: str) -> Answer:
+    """Tell a caller which rule refused the request, and that nothing was executed."""
+    # RFC 9110 §15.5.2 wants a challenge; without resource_metadata, for it is no matter of OAuth.
+    challenge = [(b"WWW-Authenticate", b'Bearer error="invalid_token"')] if refusal.status == 401 else []
+    return json_rpc_error(
+        refusal.status,
+        f"gateway {gateway}: {refusal}",
+        data={"where": "gateway", "call": call, "rule": refusal.rule, "executed": "no"},
+        headers=challenge,
+    )
+
+
+def status_and_reason(failure: ForwardFailure) -> tuple[int, str]:
+    """
+    Judge why a server gave no answer.
+
+    Returns:
+        The status for the caller, 502, 503 or 504, and a clause that goes behind the server's name.
+    """
+    match failure.error:
+        case UpstreamFailed() as error:
+            return error.status, error.why
+        case TimeoutError():
+            return 504, "did not answer in time"
+        case HttpRefused() as error:
+            return 502, f"answered with something that is not HTTP/1.1: {error.rule}"
+        case BodyTruncated() | TlsTruncated() | ConnectionAbortedError():
+            return 502, "closed the connection before its answer was complete"
+        case _:
+            return 502, "broke the connection before its answer was complete"
+
+
+def log_call(record: CallRecord, caller: Caller, *, server: str, rule: str, failure: str) -> None:
+    """Write the one line of a call."""
+    facts: dict[str, object] = {
+        "call": f"{caller.reference}.{record.number}",
+        "caller": caller.principal,
+        "trust": caller.trust,
+        "server": server,
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "request_bytes": record.request_bytes,
+        "response_bytes": record.response_bytes,
+        "ms": round(record.seconds * 1000, 1),
+        "outcome": record.outcome,
+    }
+    if rule:
+        facts["rule"] = rule
+    if record.failure is None:
+        log.info("call", **facts)
+        return
+    facts |= {"failure": failure, "stage": record.failure.stage, "executed": record.failure.executed}
+    log.warning("call", **facts)
+
+
+def _log_text(failure: ForwardFailure | None) -> str:
+    """Put a failure into words for the operator, with the address and the system's own reason."""
+    if failure is None:
+        return ""
+    text = str(failure.error) or type(failure.error).__name__
+    hint = getattr(failure.error, "hint", "")
+    return f"{text} ({hint})" if hint else text

@@ -1,0 +1,102 @@
+"""
+64 MiB each way through the whole product, byte for byte, while the reader stops again and again.
+
+This is where a buffer that was lent and not copied, or a window that was counted twice, shows.
+"""
+
+import hashlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+
+import pytest
+
+from tests.harness.product import LOOPBACK, Connector, LoopName, Product
+from tests.harness.rough_upstream import RoughUpstream, pattern
+
+SIZE = 64 << 20
+_PAUSES = 4
+_PATIENCE = 50  # seconds
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """A running product, and the server at its far end."""
+
+    upstream: RoughUpstream
+    connector: Connector
+
+
+@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
+def bulk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bulk]:
+    """Run everything on one of the loops."""
+    loop: LoopName = request.param
+    folder = tmp_path_factory.mktemp(f"bulk-{loop}")
+    with RoughUpstream() as upstream, Product(folder / "product", loop=loop) as product:
+        product.start_relay()
+        tunnel = product.make_tunnel("acme", {"tickets": upstream.url})
+        tunnel.start_gateway()
+        yield Bulk(upstream, tunnel.start_connector())
+
+
+def test_a_download_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
+    """The reader stops until the sender cannot send any more, goes on, and has every byte in its place."""
+    expected = pattern(SIZE)
+    with socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE) as connection:
+        connection.sendall(_head("GET", f"/mcp/bytes/{SIZE}", bulk.connector.port))
+        stream = connection.makefile("rb")
+        length = _read_head(stream)
+        received = bytearray()
+        for part in range(1, _PAUSES + 1):
+            bulk.upstream.stalled.clear()
+            assert bulk.upstream.stalled.wait(_PATIENCE), "nothing holds the sender back"
+            while len(received) < SIZE * part // (_PAUSES + 1):
+                received += stream.read(1 << 16)
+        received += stream.read(SIZE - len(received))
+    assert length == SIZE
+    assert received == expected
+
+
+def test_an_upload_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
+    """The server reads nothing until the sender is held back, and then has every byte in its place."""
+    data = memoryview(pattern(SIZE))
+    bulk.upstream.may_read.clear()
+    with socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE) as connection:
+        connection.sendall(_head("POST", "/mcp/sink", bulk.connector.port, length=SIZE))
+        sent = _send_until_held_back(connection, data)
+        assert sent < SIZE, "nothing held the sender back"
+        bulk.upstream.may_read.set()
+        connection.settimeout(_PATIENCE)
+        connection.sendall(data[sent:])
+        stream = connection.makefile("rb")
+        answer = stream.read(_read_head(stream))
+    assert answer == f"{SIZE} {hashlib.sha256(data).hexdigest()}".encode()
+
+
+def _send_until_held_back(connection: socket.socket, data: memoryview) -> int:
+    """Send until nobody has taken a byte for a second, and return how many went."""
+    connection.settimeout(1)
+    sent = 0
+    while sent < len(data):
+        try:
+            sent += connection.send(data[sent : sent + (1 << 16)])
+        except TimeoutError:
+            return sent
+    return sent
+
+
+def _head(method: str, path: str, port: int, *, length: int = 0) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {LOOPBACK}:{port}", f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _read_head(stream: BufferedReader) -> int:
+    """Read an answer's head and return its Content-Length."""
+    assert stream.readline().startswith(b"HTTP/1.1 200 ")
+    length = 0
+    while line := stream.readline().strip():
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    return length

@@ -1,0 +1,116 @@
+"""
+How a caller's connection ends, so that he learns what he should.
+
+* ``close``: everything was said. What is written still goes out, for a bounded time.
+* ``linger``: everything was said, and the caller may still be sending. Closing on unread bytes makes the
+  kernel send a reset, which can overtake the answer; so what comes is read and dropped for a while first.
+* ``cut``: the answer is not whole, and must not be taken for one. Over TLS and over a mux stream an abort
+  says so: no close_notify, a RESET frame. Over plain TCP an abort is an ordinary FIN, which is enough where
+  the answer's framing shows that something is missing; for an answer that ends with the connection only a
+  reset tells.
+* ``abort``: the caller is gone.
+"""
+
+import asyncio
+import socket
+import struct
+
+from sallyport.tunnel.net.deadline import Deadline
+
+# How long, and for how many bytes, to linger. A client that writes a whole upload before it looks for an
+# answer needs them. nginx lingers for 5 s between two pieces and 30 s in all.
+_LINGER_SECONDS = 5.0
+_LINGER_BYTES = 64 * 1024 * 1024
+
+# Seconds for the caller to take what is still to be sent when the connection closes in order, ...
+_CLOSING_SECONDS = 30.0
+# ... and when it is cut: the last events of a stream that broke are good, and still go out if they can.
+_CUTTING_SECONDS = 1.0
+_CUTTING_INTERVAL = 0.01
+
+
+class Departure:
+    """
+    The end of one caller's connection. After one of its verbs only ``abort`` may follow.
+
+    Args:
+        transport: Over TCP, TLS or a mux stream.
+        loop: The running loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._deadline = Deadline(loop, self._expired)
+        self._is_lingering = False
+        self._left = _LINGER_BYTES
+        self._cut_until = 0.0
+        self._resets = False
+
+    def close(self) -> None:
+        """Close behind what was written."""
+        self._is_lingering = False
+        self._deadline.set(_CLOSING_SECONDS)
+        self._transport.close()
+
+    def linger(self) -> None:
+        """Say that nothing more is to come, drop what is received, and close when the caller does."""
+        if self._transport.is_closing():
+            return
+        self._is_lingering = True
+        self._deadline.set(_LINGER_SECONDS)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def cut(self, *, is_close_delimited: bool) -> None:
+        """
+        End the connection visibly.
+
+        Args:
+            is_close_delimited: The answer ends with the connection, so only a reset can say that it did not.
+        """
+        self._resets = is_close_delimited
+        self._cut_until = self._loop.time() + _CUTTING_SECONDS
+        self._cut_when_flushed()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._is_lingering = False
+        self._deadline.cancel()
+        self._transport.abort()
+
+    # The transport's callbacks, passed on
+
+    def data_received(self, data: bytes) -> None:
+        """Drop what the caller still sends."""
+        self._left -= len(data)
+        if self._is_lingering and self._left < 0:
+            self.abort()
+
+    def eof_received(self) -> None:
+        """Take note that the caller has closed, or left."""
+        if self._is_lingering:
+            self.close()
+
+    def connection_lost(self) -> None:
+        """Have no more timers."""
+        self._deadline.cancel()
+
+    # Inside
+
+    def _expired(self) -> None:
+        if self._is_lingering:
+            self.close()
+        elif self._cut_until:
+            self._cut_when_flushed()
+        else:
+            self.abort()
+
+    def _cut_when_flushed(self) -> None:
+        if self._transport.get_write_buffer_size() and self._loop.time() < self._cut_until:
+            self._deadline.set(_CUTTING_INTERVAL)
+            return
+        sock = self._transport.get_extra_info("socket")
+        if self._resets and sock is not None and not self._transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
