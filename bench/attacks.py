@@ -15,7 +15,7 @@ from cryptography import x509
 
 from tests.harness.forgery import Authority, copy_certificate, new_key, write_server_files
 from tests.harness.product import Tunnel
-from tests.harness.switchboard import Behaviour, impersonate, impostor_context
+from tests.harness.switchboard import Behaviour, forward, impersonate, impostor_context, replay
 
 OUTSIDE_NAME = "payroll.example.com"
 
@@ -30,7 +30,8 @@ class Reason(Enum):
     BAD_SIGNATURE = ("bad signature", ("certificate signature failure", "CERT_SIGNATURE_FAILURE"))
     WRONG_PURPOSE = ("not for servers", ("unsuitable certificate purpose", "INVALID_PURPOSE"))
     OUTSIDE_CONSTRAINTS = ("outside the constraints", ("permitted subtree violation",))
-    STALE_KEYS = ("keys of another talk", ("bad record mac", "BAD_RECORD_MAC"))
+    STALE_KEYS = ("keys of another talk", ("bad record mac",))
+    OTHER_NAME = ("the gateway knows no such name", ("unrecognized name", "does not know tunnel"))
 
     def __init__(self, text: str, marks: tuple[str, ...]) -> None:
         self.text = text
@@ -44,11 +45,18 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack: its name, the reason for which every client must refuse, and what answers."""
+    """
+    One attack.
+
+    Attributes:
+        name: what is tried.
+        reason: why every client must refuse.
+        answer: makes what answers, from a recording of the genuine gateway's answer to the same client.
+    """
 
     name: str
     reason: Reason
-    behaviour: Behaviour
+    answer: Callable[[bytes], Behaviour]
 
 
 def impersonations(tunnel: Tunnel, folder: Path) -> list[Attack]:
@@ -68,11 +76,25 @@ def impersonations(tunnel: Tunnel, folder: Path) -> list[Attack]:
         ("a caller's key used as a gateway", Reason.WRONG_PURPOSE, _stolen_caller),
         ("root-signed, with a name outside the constraints", Reason.OUTSIDE_CONSTRAINTS, _outside_name),
     ]
-    attacks = []
-    for number, (name, reason, make) in enumerate(makers):
-        pem = make(tunnel, folder / str(number))
-        attacks.append(Attack(name, reason, impersonate(impostor_context(str(pem)))))
-    return attacks
+    return [
+        _impersonation(name, reason, make(tunnel, folder / str(number)))
+        for number, (name, reason, make) in enumerate(makers)
+    ]
+
+
+def replaying() -> Attack:
+    """Answer with the genuine gateway's own bytes of another connection."""
+    return Attack("replayed bytes of the genuine gateway", Reason.STALE_KEYS, replay)
+
+
+def crossing(port: int) -> Attack:
+    """Let a relay answer that leads the victim's callers to another tunnel's gateway."""
+    return Attack("the tunnel wired to another's gateway", Reason.OTHER_NAME, lambda genuine: forward(port))
+
+
+def _impersonation(name: str, reason: Reason, pem: Path) -> Attack:
+    behaviour = impersonate(impostor_context(str(pem)))
+    return Attack(name, reason, lambda genuine: behaviour)
 
 
 def public_authority(folder: Path, host: str) -> tuple[trustme.CA, Path]:

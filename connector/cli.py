@@ -55,8 +55,12 @@ def connect(
     path: Annotated[
         str, typer.Option(help="With --print: the path of the server's own URL.", metavar="PATH")
     ] = "/mcp",
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option()] = "info",
-    log_format: Annotated[Literal["auto", "text", "json"], typer.Option()] = "auto",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="How much to log.")
+    ] = "info",
+    log_format: Annotated[
+        Literal["auto", "text", "json"], typer.Option(help="auto: text on a terminal, JSON elsewhere.")
+    ] = "auto",
 ) -> None:
     """
     Open a local endpoint to a tunnel, for an agent.

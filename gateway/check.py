@@ -2,7 +2,7 @@
 What ``gateway check`` looks at: everything that can be tried without the relay's help.
 
 Each look gives one finding, good or bad, and a bad one comes with its remedy; one that fails does not hide
-the next. The relay is looked up and not dialled: that, and the whole path, is ``sallyport doctor``'s business.
+the next. The relay is looked up and not dialled: ``sallyport doctor`` goes the whole path.
 """
 
 import asyncio

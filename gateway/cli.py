@@ -33,7 +33,9 @@ from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
 from sallyport.gateway.status import GatewayStatus, parse_status
 
 app = typer.Typer(
-    help="The gateway inside the private network: it dials out, and serves callers.", no_args_is_help=True
+    help="The gateway inside the private network: it dials out, and serves callers.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 ConfigOption = Annotated[

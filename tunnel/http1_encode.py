@@ -5,6 +5,8 @@ The mirror of ``http1_heads``. A head that is written here is matched against th
 must match to be read, so a line end smuggled into a value by any mistake above cannot leave.
 """
 
+import re
+
 from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
 from sallyport.tunnel.http1_heads import Body, BodyKind, RequestHead, ResponseHead
 
@@ -49,16 +51,10 @@ def encode_request(head: RequestHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
-    lines = [head.method, b" ", head.target, b" HTTP/1.1\r\n"]
-    for name, value in head.headers:
-        if name.lower() not in _FRAMING:
-            lines += (name, b": ", value, b"\r\n")
-    lines.append(_framing_line(head.body))
-    lines.append(b"\r\n")
-    encoded = b"".join(lines)
-    if not REQUEST_SHAPE.fullmatch(encoded):
-        raise ValueError("a request head that may not be sent")
-    return encoded
+    lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
+    lines += [b"%b: %b" % field for field in head.headers if field[0].lower() not in _FRAMING]
+    lines += _framing_lines(head.body)
+    return _encode(lines, REQUEST_SHAPE)
 
 
 def encode_response(head: ResponseHead) -> bytes:
@@ -71,19 +67,17 @@ def encode_response(head: ResponseHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
-    lines = [b"HTTP/1.1 %d " % head.status, head.reason, b"\r\n"]
-    bodiless = head.status < 200 or head.status == 204
-    keeps_length = head.body.kind is BodyKind.NONE and not bodiless
-    for name, value in head.headers:
-        lowered = name.lower()
-        if lowered not in _FRAMING or (keeps_length and lowered == b"content-length"):
-            lines += (name, b": ", value, b"\r\n")
-    lines.append(_framing_line(head.body))
-    lines.append(b"\r\n" if head.keep_alive or head.status < 200 else b"Connection: close\r\n\r\n")
-    encoded = b"".join(lines)
-    if not RESPONSE_SHAPE.fullmatch(encoded):
-        raise ValueError("the head of an answer that may not be sent")
-    return encoded
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    is_interim = head.status < 200
+    keeps_length = head.body.kind is BodyKind.NONE and not is_interim and head.status != 204
+    for field in head.headers:
+        name = field[0].lower()
+        if name not in _FRAMING or (keeps_length and name == b"content-length"):
+            lines.append(b"%b: %b" % field)
+    lines += _framing_lines(head.body)
+    if not head.keep_alive and not is_interim:
+        lines.append(b"Connection: close")
+    return _encode(lines, RESPONSE_SHAPE)
 
 
 def chunk(data: bytes) -> bytes:
@@ -93,14 +87,22 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _framing_line(body: Body) -> bytes:
+def _encode(lines: list[bytes], shape: re.Pattern[bytes]) -> bytes:
+    encoded = b"\r\n".join([*lines, b"", b""])
+    # A line end inside a value could make two fields of one, both well shaped: so the lines are counted.
+    if not shape.fullmatch(encoded) or encoded.count(b"\n") != len(lines) + 1:
+        raise ValueError("a head that may not be sent")
+    return encoded
+
+
+def _framing_lines(body: Body) -> list[bytes]:
     match body.kind:
         case BodyKind.LENGTH:
-            return b"Content-Length: %d\r\n" % body.length
+            return [b"Content-Length: %d" % body.length]
         case BodyKind.CHUNKED:
-            return b"Transfer-Encoding: chunked\r\n"
+            return [b"Transfer-Encoding: chunked"]
         case BodyKind.NONE | BodyKind.UNTIL_CLOSE:
-            return b""
+            return []
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:

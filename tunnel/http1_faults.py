@@ -8,7 +8,7 @@ why. Nothing here decides that a head is good.
 import re
 
 from sallyport.tunnel.errors import HttpRefused
-from sallyport.tunnel.http1_grammar import TARGET, TOKEN, Headers
+from sallyport.tunnel.http1_grammar import TARGET, TOKEN
 
 _CONTROL = rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 _BYTE_FAULT = re.compile(_CONTROL + rb"|(?<!\r)\n|\r(?!\n)")
@@ -71,12 +71,6 @@ def response_fault(raw: bytes) -> HttpRefused:
     if not _STATUS.match(rest):
         return HttpRefused(502, "malformed status line")
     return _fields_fault(fields, 502)
-
-
-def slow_split(raw: bytes) -> Headers:
-    """Split a well-shaped head that the second reading refused, so that our rules can name the reason."""
-    lines = raw.split(b"\r\n")[1:-2]
-    return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
 
 
 def _byte_fault(

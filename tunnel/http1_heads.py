@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sallyport.tunnel.errors import HttpRefused
-from sallyport.tunnel.http1_faults import request_fault, response_fault, slow_split
+from sallyport.tunnel.http1_faults import request_fault, response_fault
 from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
-from sallyport.tunnel.http1_split import split_request, split_response
+from sallyport.tunnel.http1_split import plain_split, split_request, split_response
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def parse_request_head(raw: bytes, limits: HeadLimits = _DEFAULT_LIMITS) -> Requ
     method, target, minor = shape.groups()
     _check_method(method)
     headers = split_request(raw, method, target)
-    framing = _framing_fields(headers if headers is not None else slow_split(raw))
+    framing = _framing_fields(headers if headers is not None else plain_split(raw))
     version = b"1." + minor
     host = _host(framing.get(b"host", []), version)
     target = _origin_form(target, method, host)
@@ -183,7 +183,7 @@ def parse_response_head(raw: bytes, method: bytes, limits: HeadLimits = _DEFAULT
     if status == 101:
         raise HttpRefused(502, "answer 101 to a request that asked for no upgrade")
     headers = split_response(raw, status)
-    framing = _framing_fields(headers if headers is not None else slow_split(raw))
+    framing = _framing_fields(headers if headers is not None else plain_split(raw))
     declared = _declared_body(framing, version, status=502)
     if headers is None:
         raise HttpRefused(502, "malformed head")

@@ -9,13 +9,18 @@ would end a recursive reader.
 
 import json
 import math
-from typing import NoReturn, TypeAlias
+import re
+from typing import Final, NoReturn, TypeAlias
 
 from sallyport.tunnel.frames import violation
 from sallyport.tunnel.limits import JSON_DEPTH_MAX
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
+
+# Strings, and what stands between brackets. The closing quote is optional so that a text without one is
+# passed over once and not tried anew from each of its quotes.
+_NO_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^"\[\]{}]++', re.DOTALL)
 
 
 def read_object(payload: memoryview, what: str) -> JsonObject:
@@ -55,17 +60,12 @@ def write_object(value: JsonObject) -> bytes:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the parser recurses; a bracket inside a string counts as one too."""
-    if text.count("[") + text.count("{") <= JSON_DEPTH_MAX:
-        return
+    """Refuse deep nesting before the parser recurses into it."""
     depth = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            if depth > JSON_DEPTH_MAX:
-                raise ValueError("nested too deeply")
-        elif character in "]}":
-            depth -= 1
+    for bracket in _NO_BRACKET.sub("", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > JSON_DEPTH_MAX:
+            raise ValueError("nested too deeply")
 
 
 def _object_without_duplicates(pairs: list[tuple[str, JsonValue]]) -> JsonObject:

@@ -155,13 +155,13 @@ class ReceiveWindow:
             raise ValueError(f"{count} bytes consumed of {self.waiting} that wait on stream {self.stream}")
         self.waiting -= count
         self._taken += count
-        grant = 0
-        if self._taken * _PART >= self.size:
-            grant = self._taken + self._growth(now, rtt)
-            self._taken = 0
-            self.credit += grant
-            self._restart_stall(now)
-        self._recharge()
+        self._recharge()  # before growth is decided: the bytes taken are memory that it can be lent from
+        if self._taken * _PART < self.size:
+            return 0
+        grant = self._taken + self._growth(now, rtt)
+        self._taken = 0
+        self.credit += grant
+        self._restart_stall(now)
         return grant
 
     def credit_returned(self, count: int) -> bool:
@@ -212,4 +212,5 @@ class ReceiveWindow:
         if growth <= 0 or not self._budget.can_lend(growth):
             return 0
         self.size += growth
+        self._recharge()
         return growth

@@ -176,9 +176,9 @@ def test_names_the_certificate_the_moment_and_the_remedy_of_an_expiry() -> None:
     """The sentence about an expired certificate is one that a user can act on, in UTC wherever he is."""
     drawn = drafts(Role.CALLER)
     moment = drawn.leaf.ends + timedelta(days=1)
+    elsewhere = moment.astimezone(timezone(timedelta(hours=9)))
 
     with pytest.raises(CertificateRefused) as refused:
-        elsewhere = moment.astimezone(timezone(timedelta(hours=9)))
         verify_identity(drawn.chain(), role=Role.CALLER, label=drawn.label, now=elsewhere)
 
     ended = f"{drawn.leaf.ends:%Y-%m-%d %H:%M} UTC"

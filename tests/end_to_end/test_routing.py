@@ -2,6 +2,7 @@
 SNI × Host × path: which server a request reaches, and what is answered where it reaches none.
 """
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -137,7 +138,7 @@ async def test_a_caller_without_a_certificate_gets_nowhere(town: Town) -> None:
     """Without a certificate the handshake fails, and no server hears of it."""
     before = [list(upstream.requests) for upstream in town.upstreams]
     anonymous = replace(town.endpoint(TICKETS, TICKETS), tls=town.tunnel.only_root_context(None))
-    with anyio.fail_after(10), pytest.raises(OSError):
+    with anyio.fail_after(10), pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
         async with await anonymous.send("GET") as reply:
             await reply.body()
     assert [upstream.requests for upstream in town.upstreams] == before

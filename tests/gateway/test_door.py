@@ -117,9 +117,7 @@ async def test_a_caller_is_named_by_its_certificate(identity: TestIdentity) -> N
 async def test_a_name_that_is_not_ours(identity: TestIdentity, server_name: str, alert: str) -> None:
     """A hello for another tunnel, for the link's name or for another domain gets its alert."""
     async with open_door(identity) as (door, calls, link):
-        caller, _ = knock(
-            link, caller_context(identity.bundle), server_name.format(label=identity.label)
-        )
+        caller, _ = knock(link, caller_context(identity.bundle), server_name.format(label=identity.label))
         with anyio.fail_after(5):
             await caller.until(lambda p: bool(p.lost))
         (error,) = caller.lost

@@ -1,8 +1,8 @@
 """
 Two muxes and a wire that a test can hold, in virtual time.
 
-Nothing here waits: time moves when a test says so, messages arrive when they are due and the wire is not held.
-Each end consumes what it receives at once, but for the streams that a test has stalled.
+Nothing here waits: time moves when a test says so, and a message arrives when it is due unless its wire is
+held. Each end consumes what it receives at once, but for the streams that a test has stalled.
 """
 
 from collections import Counter, defaultdict, deque
@@ -119,7 +119,7 @@ class MuxPair:
 
     Args:
         latency: How long a message is on its way, in seconds.
-        capacity: Bytes that fit on the wire in each direction before an end may not pull; None for any number.
+        capacity: Bytes on the wire in each direction at which an end stops to pull; None for any number.
         budget: What each end's process may hold, in bytes.
         max_streams: What both ends allow.
     """

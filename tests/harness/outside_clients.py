@@ -16,22 +16,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness.mcp_wire import META, MODERN, request
+from tests.harness.mcp_wire import META, MODERN, request, tool_call
 from tests.harness.product import LOOPBACK, Connector, Tunnel
 
 _PATIENCE = 20  # seconds
 
-_BODY = json.dumps(
-    request(
-        "server/discover",
-        {"_meta": {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}},
-    )
-)
+# A call that the server counts, so that one that got through anyhow is seen there.
+_META = {META + "protocolVersion": MODERN, META + "clientCapabilities": {}}
+_BODY = json.dumps(request("tools/call", {**tool_call("probe_echo", {"text": "a secret"}), "_meta": _META}))
 _HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json, text/event-stream",
     "MCP-Protocol-Version": MODERN,
-    "Mcp-Method": "server/discover",
+    "Mcp-Method": "tools/call",
+    "Mcp-Name": "probe_echo",
 }
 
 # A plain client of Node's own https module; what it trusts is `ca` and nothing else.

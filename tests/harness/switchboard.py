@@ -13,7 +13,7 @@ import selectors
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,11 @@ _PATIENCE = 10  # seconds that a silent peer is waited for
 # Where a ServerHello has its legacy session id (RFC 8446 §4.1.3): record header 5, message header 4,
 # version 2, random 32; a ClientHello has it at the same place.
 _SESSION_ID = slice(43, 43 + 1 + 32)
+
+# TLS 1.3 record types are hidden: everything encrypted is application data; an alert is two bytes, its real
+# type one, the tag sixteen.
+_APPLICATION_DATA = 23
+_ALERT_RECORD = 19
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -43,6 +48,23 @@ class Conversation:
     request: bytes = b""
     alert: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def request_bytes(self) -> int:
+        """
+        How much of a request left the client: decrypted, or as encrypted records too long for an alert.
+
+        Before the server has proven itself a TLS 1.3 client sends nothing encrypted but alerts (RFC 8446 §2).
+        """
+        return len(self.request) or sum(size for size in self._encrypted_records() if size > _ALERT_RECORD)
+
+    def _encrypted_records(self) -> Iterator[int]:
+        at = 0
+        while at + 5 <= len(self.from_client):
+            size = int.from_bytes(self.from_client[at + 3 : at + 5], "big")
+            if self.from_client[at] == _APPLICATION_DATA:
+                yield size
+            at += 5 + size
 
 
 Behaviour = Callable[[socket.socket, Conversation], None]

@@ -9,7 +9,7 @@ ClientHello and then whatever the test wants.
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,9 +68,7 @@ class TestTunnel:
 
 def make_tunnel(folder: Path, *, domain: str = DOMAIN) -> TestTunnel:
     """Make a tunnel's identity, with a link leaf for gw1."""
-    return TestTunnel(
-        create_identity(folder, domains=[domain], relay="relay.test:443", name="gw1", now=NOW)
-    )
+    return TestTunnel(create_identity(folder, domains=[domain], relay="relay.test:443", name="gw1", now=NOW))
 
 
 class Echo(asyncio.Protocol):
@@ -138,7 +136,9 @@ class World:
         """Make a link and wait until the relay has answered, one way or the other."""
         loop = asyncio.get_running_loop()
         host = link_host(label or tunnel.label, DOMAIN)
-        context = link_client_context(leaf or tunnel.identity.link("gw1"), CaFile(self.folder / "relay-ca.pem"))
+        context = link_client_context(
+            leaf or tunnel.identity.link("gw1"), CaFile(self.folder / "relay-ca.pem")
+        )
         owner = Owner(serve=lambda _stream: Echo())
         hello = Hello(boot_id=boot_id, link_index=index, max_streams=max_streams, software="test")
         link = Link(Side.GATEWAY, owner, budget=MemoryBudget(BUDGET), loop=loop, hello=hello)
@@ -210,6 +210,12 @@ async def running_relay(folder: Path, *tunnels: TestTunnel, health: bool = False
             yield world
         finally:
             world.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so that no event tells of; the caller sets the deadline."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 def reset(sock: socket.socket) -> None:

@@ -15,7 +15,7 @@ from sallyport.relay.errors import ListenFailed
 from sallyport.tunnel.alerts import Alert
 from sallyport.tunnel.sni import ClientHello
 from tests.hostile.hellos import client_hello, records
-from tests.relay.relay_world import reset
+from tests.relay.relay_world import reset, until
 
 HOST = "tickets.example.test"
 HELLO = client_hello(HOST)
@@ -84,8 +84,7 @@ class Place:
 
     async def until_waiting(self, count: int) -> None:
         """Wait until so many connections have not said hello."""
-        while len(self.arrivals) != count:
-            await asyncio.sleep(0)
+        await until(lambda: len(self.arrivals) == count)
 
 
 @asynccontextmanager
@@ -341,7 +340,9 @@ def test_a_port_in_use_is_told() -> None:
     """The error names the address, the reason and the remedy."""
     with listen(LOOPBACK, 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ListenFailed, match=rf"cannot listen on 127\.0\.0\.1:{port}: the port is in use") as caught:
+        with pytest.raises(
+            ListenFailed, match=rf"cannot listen on 127\.0\.0\.1:{port}: the port is in use"
+        ) as caught:
             listen(LOOPBACK, port)
     assert "ss -ltnp" in caught.value.hint
 

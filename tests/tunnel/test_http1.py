@@ -1,11 +1,10 @@
 """
-Heads of HTTP/1.1 messages, and the readers: what is accepted, what is refused, and what is written.
+Requests of HTTP/1.1: what is accepted, what is refused, and what is written in their place.
 
 h11 is the oracle: what it refuses we refuse, and what both accept both understand alike. Where we are
 stricter, the corpus in ``tests/hostile/http_requests.py`` says so case by case.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,6 @@ from sallyport.tunnel.http1 import (
     CHUNKED,
     END_OF_MESSAGE,
     NO_BODY,
-    UNTIL_CLOSE,
     Body,
     BodyKind,
     EndOfMessage,
@@ -27,10 +25,7 @@ from sallyport.tunnel.http1 import (
     RequestEvent,
     RequestHead,
     RequestReader,
-    ResponseHead,
-    ResponseReader,
     encode_request,
-    encode_response,
     without_hop_by_hop,
 )
 from tests.hostile.http_requests import HostileRequest, OddRequest, hostile_requests, odd_requests
@@ -240,7 +235,7 @@ def test_end_of_file() -> None:
 # Differential tests
 
 _NAMES = [b"Host", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Expect", b"X-A", b"Upgrade"]
-_VALUES = [b"a", b"1", b"01", b"chunked", b"Chunked", b"gzip, chunked", b"close", b"100-continue", b"", b"a, b"]
+_VALUES = [b"a", b"1", b"01", b"chunked", b"Chunked", b"gzip, chunked", b"close", b"100-continue", b""]
 _BITS = [b"\n", b"\r", b"\0", b" ", b"\t", b"\x0b", b":", b"\xff", b",", b"+", b"#", b"\\", b"\r\n", b"\r\n "]
 
 
@@ -280,7 +275,7 @@ def oracle(raw: bytes) -> Any:
         return None
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 @given(nearly_requests())
 def test_nothing_is_accepted_that_h11_refuses(raw: bytes) -> None:
     """The same verdict as h11's, or the stricter one; and where both accept, the same reading."""
@@ -293,7 +288,7 @@ def test_nothing_is_accepted_that_h11_refuses(raw: bytes) -> None:
     assert ours.headers == theirs.headers.raw_items()
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1500, deadline=None)
 @given(nearly_requests())
 def test_both_second_readings_give_the_same_verdict(raw: bytes) -> None:
     """Without httptools everything is refused and understood as with it."""
@@ -305,7 +300,7 @@ def test_both_second_readings_give_the_same_verdict(raw: bytes) -> None:
     assert verdicts[0] == verdicts[1]
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(nearly_requests(), st.binary(max_size=20), st.integers(1, 40))
 def test_cutting_does_not_change_the_verdict(raw: bytes, rest: bytes, size: int) -> None:
     """Heads fed in pieces are judged as they are whole."""
@@ -322,122 +317,12 @@ def test_cutting_does_not_change_the_verdict(raw: bytes, rest: bytes, size: int)
         assert whole == pieces
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_value_or_a_documented_error(raw: bytes) -> None:
     """Nothing else ever comes out of a reader."""
-    for read_one in (verdict, response_verdict(b"GET")):
-        read_one(raw)
-        read_one(b"HTTP/1.1 200 OK\r\n" + raw)
-
-
-def response_verdict(method: bytes) -> Callable[[bytes], object]:
-    def judge(raw: bytes) -> object:
-        reader = ResponseReader()
-        reader.expect(method)
-        try:
-            return reader.receive(raw)
-        except HttpRefused as refused:
-            return refused.status
-
-    return judge
-
-
-# Answers
-
-
-def answer(raw: bytes, method: bytes = b"GET", *, eof: bool = False) -> tuple[list[ResponseHead], bytes, bool]:
-    """Return the heads, the body, and whether the answer is complete."""
-    reader = ResponseReader()
-    reader.expect(method)
-    events = list(reader.receive(raw))
-    if eof:
-        events += reader.receive_eof()
-    heads = [event for event in events if isinstance(event, ResponseHead)]
-    body = b"".join(event for event in events if isinstance(event, bytes))
-    return heads, body, END_OF_MESSAGE in events
-
-
-@pytest.mark.usefixtures("second_reading")
-@pytest.mark.parametrize(
-    ("raw", "method", "body", "framing"),
-    [
-        (b"200 OK\r\nContent-Length: 2\r\n\r\nab", b"GET", b"ab", Body(BodyKind.LENGTH, 2)),
-        (b"200\r\nContent-Length: 0\r\n\r\n", b"GET", b"", Body(BodyKind.LENGTH, 0)),
-        (b"200 \r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", b"POST", b"a", CHUNKED),
-        (b"200 OK\r\nContent-Length: 2\r\n\r\n", b"HEAD", b"", NO_BODY),
-        (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"HEAD", b"", NO_BODY),
-        (b"204 No Content\r\n\r\n", b"DELETE", b"", NO_BODY),
-        (b"304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"GET", b"", NO_BODY),
-        (b"599 \xe9\t?\r\nContent-Length: 1\r\n\r\na", b"GET", b"a", Body(BodyKind.LENGTH, 1)),
-    ],
-)
-def test_answers(raw: bytes, method: bytes, body: bytes, framing: Body) -> None:
-    """The framing of an answer follows from its fields, its status and the request's method."""
-    heads, got, complete = answer(b"HTTP/1.1 " + raw, method)
-    assert (heads[0].body, got, complete) == (framing, body, True)
-    assert heads[0].keep_alive
-
-
-def test_an_answer_until_close() -> None:
-    """Without a framing field an answer ends with its connection, which then carries no other."""
-    heads, body, complete = answer(b"HTTP/1.1 200 OK\r\n\r\nabc")
-    assert (heads[0].body, heads[0].keep_alive, body, complete) == (UNTIL_CLOSE, False, b"abc", False)
-    assert answer(b"HTTP/1.1 200 OK\r\n\r\nabc", eof=True)[2]
-
-
-def test_interim_answers() -> None:
-    """1xx heads come before the final one, and are no end."""
-    raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
-    heads, _, complete = answer(raw)
-    assert ([head.status for head in heads], complete) == ([100, 103], False)
-    heads, body, complete = answer(raw + b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
-    assert ([head.status for head in heads], body, complete) == ([100, 103, 200], b"a", True)
-
-
-@pytest.mark.usefixtures("second_reading")
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"hello\r\n\r\n",
-        b"HTTP/2.0 200 OK\r\n\r\n",
-        b"HTTP/1.1 20 OK\r\n\r\n",
-        b"HTTP/1.1 2000 OK\r\n\r\n",
-        b"HTTP/1.1 999 OK\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
-        b"HTTP/1.1 200 OK\n\n",
-        b"HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
-        b"HTTP/1.1 200 O\0K\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"a" * (1 << 20),
-        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 200 + b"\r\n",
-        b"HTTP/1.1 102 Processing\r\n\r\n" * 100,
-    ],
-    ids=lambda raw: repr(raw[:60]),
-)
-def test_what_is_not_an_answer_is_502(raw: bytes) -> None:
-    """Garbage from a server is a bad gateway, whatever is wrong with it."""
-    assert response_verdict(b"GET")(raw) == 502
-
-
-def test_bytes_that_nobody_asked_for_are_held() -> None:
-    """A second answer, or more than was declared, is not delivered."""
-    reader = ResponseReader()
-    reader.expect(b"GET")
-    reader.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\n\r\n")
-    assert reader.held == len(b"HTTP/1.1 200 OK\r\n\r\n")
-
-
-def test_a_truncated_answer() -> None:
-    """An end of file inside an answer is an error in every framing but one."""
-    for raw in (b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab"):
-        with pytest.raises(BodyTruncated):
-            answer(raw, eof=True)
+    verdict(raw)
+    verdict(b"POST / HTTP/1.1\r\nHost: a\r\n" + raw)
 
 
 # Writing
@@ -474,37 +359,20 @@ def test_nothing_is_injected(target: bytes, headers: list[tuple[bytes, bytes]]) 
         encode_request(RequestHead(b"GET", target, b"1.1", headers, NO_BODY, True, False, b"a"))
 
 
-def test_encoding_answers() -> None:
-    """The framing fields are ours; a length that describes a body left out stays."""
-    fields = [(b"content-length", b"5"), (b"X", b"y"), (b"Connection", b"z")]
-
-    def encoded(status: int, body: Body, *, keep_alive: bool = True) -> bytes:
-        return encode_response(ResponseHead(status, b"R", fields, body, keep_alive))
-
-    assert encoded(200, CHUNKED) == b"HTTP/1.1 200 R\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert encoded(200, UNTIL_CLOSE, keep_alive=False) == b"HTTP/1.1 200 R\r\nX: y\r\nConnection: close\r\n\r\n"
-    assert encoded(200, Body(BodyKind.LENGTH, 7)) == b"HTTP/1.1 200 R\r\nX: y\r\nContent-Length: 7\r\n\r\n"
-    assert encoded(304, NO_BODY) == b"HTTP/1.1 304 R\r\ncontent-length: 5\r\nX: y\r\n\r\n"
-    assert encoded(204, NO_BODY) == b"HTTP/1.1 204 R\r\nX: y\r\n\r\n"
-    assert encoded(103, NO_BODY, keep_alive=False) == b"HTTP/1.1 103 R\r\nX: y\r\n\r\n"
+_PASSING = (
+    b"Authorization Mcp-Session-Id X-Custom Origin Host Content-Length Via traceparent Last-Event-ID Cookie "
+    b"X-Accel-Buffering my_header Allow"
+).split()
+_KEPT_BACK = (
+    b"Connection Keep-Alive TE Trailer Transfer-Encoding UPGRADE Expect Forwarded X-Forwarded-For "
+    b"x-forwarded-anything Proxy-Authorization Proxy-Connection Sallyport-Key sallyport_key X_Forwarded_For "
+    b"Transfer_Encoding Content_Length X-Nominated x-NOMINATED-too"
+).split()
 
 
-def passing_cases() -> Iterator[tuple[bytes, bool]]:
-    for name in (b"Authorization", b"Mcp-Session-Id", b"X-Custom", b"Origin", b"Host", b"Content-Length", b"Via"):
-        yield name, True
-    for name in (b"traceparent", b"Last-Event-ID", b"Cookie", b"X-Accel-Buffering", b"my_header", b"Allow"):
-        yield name, True
-    for name in (b"Connection", b"Keep-Alive", b"TE", b"Trailer", b"Transfer-Encoding", b"UPGRADE", b"Expect"):
-        yield name, False
-    for name in (b"Forwarded", b"X-Forwarded-For", b"x-forwarded-anything", b"Proxy-Authorization"):
-        yield name, False
-    for name in (b"Proxy-Connection", b"Sallyport-Key", b"sallyport_key", b"X_Forwarded_For"):
-        yield name, False
-    for name in (b"Transfer_Encoding", b"Content_Length", b"X-Nominated", b"x-NOMINATED-too"):
-        yield name, False
-
-
-@pytest.mark.parametrize(("name", "passes"), passing_cases())
+@pytest.mark.parametrize(
+    ("name", "passes"), [(name, True) for name in _PASSING] + [(name, False) for name in _KEPT_BACK]
+)
 def test_which_fields_pass_a_hop(name: bytes, passes: bool) -> None:
     """A short deny-list, what Connection names, and the same in CGI's spelling; all else passes."""
     nominations = [(b"connection", b"X-Nominated"), (b"Connection", b"close , X-Nominated-Too")]

@@ -1,0 +1,294 @@
+"""Links at a real relay: who gets one, who is refused in words, and what several of them do to each other."""
+
+import asyncio
+import shutil
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from sallyport.certs.authority import Authority, make_leaf, new_key
+from sallyport.certs.files import LeafFiles, load_certificate, load_key
+from sallyport.certs.names import Identity, Role
+from sallyport.certs.pem import encode_certificates, encode_key
+from sallyport.certs.storage import write_private, write_public
+from sallyport.config.fields import Address
+from sallyport.relay.initialise import initialise
+from sallyport.relay.links import judge
+from sallyport.relay.registry import MAX_LINKS, Tunnel, TunnelState
+from sallyport.relay.store import TunnelStore
+from sallyport.tunnel.errors import LinkRefused, TlsFailed
+from sallyport.tunnel.events import Refusal
+from sallyport.tunnel.frames import GoAwayReason, RefusalCode
+from tests.hostile.hellos import client_hello
+from tests.relay.relay_world import DOMAIN, LOOPBACK, NOW, Gateway, TestTunnel, running_relay, until
+from tests.relay.test_front import change_state
+
+pytestmark = pytest.mark.anyio
+
+
+def forge_leaf(
+    tunnel: TestTunnel, folder: Path, *, role: Role, issuer: str, now: datetime = NOW
+) -> LeafFiles:
+    """Sign a leaf with a CA of the tunnel's own choice, as somebody could who has its key."""
+    files = tunnel.identity.issuing(issuer)
+    authority = Authority(load_certificate(files.certificate), load_key(files.key))
+    key = new_key()
+    leaf = make_leaf(Identity(tunnel.label, role, "gw9"), key.public_key(), issuer=authority, now=now)
+    made = LeafFiles(folder / "leaf.pem", folder / "leaf.key")
+    write_private(made.key, encode_key(key))
+    write_public(made.certificate, encode_certificates([leaf, authority.certificate]))
+    return made
+
+
+def refusal(gateway: Gateway) -> LinkRefused:
+    """Return how the relay refused this link in words."""
+    assert isinstance(gateway.owner.error, LinkRefused), gateway.owner.error
+    return gateway.owner.error
+
+
+# Who gets a link
+
+
+async def test_a_good_gateway_gets_its_link(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """It is listed with its name, and the acknowledgement carries the relay's clock."""
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            gateway = await world.up(tunnel)
+            ack = gateway.link.peer_ack
+            assert ack is not None
+            assert abs(ack.time - datetime.now(UTC).timestamp()) < 60
+            (link,) = world.relay.status()["links"]  # type: ignore[misc]
+            assert (link["tunnel"], link["gateway"], link["software"]) == (tunnel.id, "gw1", "test")
+            gateway.link.close(GoAwayReason.SHUTDOWN)
+            await until(lambda: not world.relay.status()["links"])
+    assert {"link up", "link down"} <= {entry["event"] for entry in logs}
+    assert all(entry["gateway"] == "gw1" for entry in logs if entry["event"] in ("link up", "link down"))
+
+
+async def test_two_tunnels_have_their_own_links(
+    tmp_path: Path, tunnel: TestTunnel, other_tunnel: TestTunnel
+) -> None:
+    """A caller of one tunnel never reaches the gateway of another."""
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel, other_tunnel) as world:
+            await world.up(tunnel)
+            other = await world.up(other_tunnel)
+            reader, writer = await world.connect(client_hello(other_tunnel.host()))
+            stream, _ = await other.next_stream()
+            assert stream.opening.server_name == other_tunnel.host()
+            assert await reader.read(1)
+            writer.close()
+
+
+# Who is refused, in words
+
+
+async def test_an_expired_certificate_is_told_in_words(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """The handshake goes through, and then the gateway reads since when and what to do."""
+    leaf = forge_leaf(tunnel, tmp_path, role=Role.LINK, issuer="gateways", now=NOW - timedelta(days=100))
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            refused = refusal(await world.dial(tunnel, leaf=leaf))
+    assert refused.code == RefusalCode.CERTIFICATE_EXPIRED
+    assert "link certificate gw9 expired on" in refused.text
+    assert "issue" in refused.text
+    (line,) = [entry for entry in logs if entry["event"] == "link refused"]
+    assert line["code"] == "certificate_expired"
+
+
+async def test_a_callers_certificate_makes_no_link(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """TLS lets a client certificate of the tunnel through; the role is judged after it."""
+    leaf = forge_leaf(tunnel, tmp_path, role=Role.CALLER, issuer="callers")
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            refused = refusal(await world.dial(tunnel, leaf=leaf))
+    assert refused.code == RefusalCode.CERTIFICATE_REFUSED
+    assert "link certificate is required" in refused.text
+
+
+async def test_a_link_leaf_of_the_callers_ca_is_refused(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """TLS alone accepts it: only the issuing CA's Subject tells that it may not vouch for links."""
+    leaf = forge_leaf(tunnel, tmp_path, role=Role.LINK, issuer="callers")
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            refused = refusal(await world.dial(tunnel, leaf=leaf))
+    assert refused.code == RefusalCode.CERTIFICATE_REFUSED
+    assert "gateways" in refused.text
+
+
+@pytest.mark.parametrize("state", [TunnelState.DISABLED, TunnelState.ARCHIVED])
+async def test_a_tunnel_that_is_off_is_told_in_words(
+    tmp_path: Path, tunnel: TestTunnel, state: TunnelState
+) -> None:
+    """A gateway learns whether it is worth coming back."""
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            await change_state(world, tunnel, state)
+            refused = refusal(await world.dial(tunnel))
+    assert refused.code == RefusalCode.TUNNEL_DISABLED
+    assert state.value in refused.text
+    assert refused.retryable is (state is TunnelState.DISABLED)
+
+
+# Who does not get through TLS
+
+
+async def test_another_tunnels_certificate_fails_the_handshake(
+    tmp_path: Path, tunnel: TestTunnel, other_tunnel: TestTunnel
+) -> None:
+    """Each label trusts its own root only, so another tenant proves nothing there."""
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel, other_tunnel) as world:
+            gateway = await world.dial(other_tunnel, label=tunnel.label)
+            assert isinstance(gateway.owner.error, TlsFailed)
+            assert gateway.owner.error.alert == "unknown_ca"
+            await until(lambda: any(entry["event"] == "link failed" for entry in logs))
+            await world.up(tunnel)
+            await world.up(other_tunnel)
+
+
+async def test_a_link_without_a_certificate_fails_the_handshake(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """A client that has none is told so by TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    async with running_relay(tmp_path / "relay", tunnel) as world:
+        with anyio.fail_after(20):
+            host, port = world.relay.address
+            reader, writer = await asyncio.open_connection(
+                host, port, ssl=context, server_hostname=f"{tunnel.label}.link.{DOMAIN}"
+            )
+            with pytest.raises(ssl.SSLError, match=r"(?i)certificate required"):
+                await reader.read()
+            writer.transport.abort()
+
+
+# Several links
+
+
+async def test_the_same_link_again_replaces_and_lets_finish(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """The older link is told to go and keeps its streams; new callers go to the newer one."""
+    hello = client_hello(tunnel.host())
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            old = await world.up(tunnel)
+            reader, writer = await world.connect(hello)
+            await old.next_stream()
+            new = await world.up(tunnel)
+            await until(lambda: old.owner.left)
+            assert old.owner.left == [GoAwayReason.REPLACED]
+            second_reader, second_writer = await world.connect(hello)
+            await new.next_stream()
+            assert await second_reader.readexactly(len(hello)) == hello
+            writer.write(b"!")
+            assert await reader.readexactly(len(hello) + 1) == hello + b"!"
+            writer.close()
+            second_writer.close()
+
+
+async def test_the_same_name_from_another_process_is_logged(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """A copied identity may be a stolen one."""
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            await world.up(tunnel, boot_id="one")
+            await world.up(tunnel, boot_id="two")
+            await world.dial(tunnel, boot_id="two", index=1)
+    boots = [entry["boot"] for entry in logs if entry["event"] == "another process has the same gateway name"]
+    assert boots[0] == "two"
+
+
+# The relay's own certificate
+
+
+async def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """The next handshake serves it, and the link that is up stays."""
+    folder = tmp_path / "relay"
+    with anyio.fail_after(20):
+        async with running_relay(folder, tunnel) as world:
+            first = await world.up(tunnel)
+            before = world.relay.readiness().certificates
+            fresh = tmp_path / "fresh"
+            initialise(
+                fresh,
+                domain=DOMAIN,
+                listen=Address(LOOPBACK, 443),
+                names=[LOOPBACK],
+                now=NOW - timedelta(days=9),
+            )
+            for name in ("relay.pem", "relay.key", "relay-ca.pem"):
+                shutil.move(fresh / name, folder / name)
+            await world.up(tunnel, index=1)
+            assert first.link.is_ready
+            assert world.relay.readiness().certificates != before
+
+
+async def test_bad_certificate_files_are_not_taken(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """Half-written files leave the ones before in force, and are told once."""
+    folder = tmp_path / "relay"
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(folder, tunnel) as world:
+            await world.up(tunnel)
+            (folder / "relay.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+            await world.up(tunnel, index=1)
+            await world.up(tunnel, index=2)
+            assert not world.relay.readiness().ready
+    assert len([entry for entry in logs if entry["event"] == "new certificate files not taken"]) == 1
+
+
+# New tunnels
+
+
+async def test_a_tunnel_that_is_registered_meanwhile_is_served(
+    tmp_path: Path, tunnel: TestTunnel, other_tunnel: TestTunnel
+) -> None:
+    """A running relay sees what the command line has done, without a signal or a restart."""
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            assert isinstance((await world.dial(other_tunnel)).owner.error, TlsFailed)
+            store = TunnelStore(world.config.database)
+            store.register(other_tunnel.label, other_tunnel.root_pem, name=None, now=NOW)
+            store.close()
+            await until(lambda: world.relay.links.registry.tunnel(other_tunnel.label) is not None)
+            await world.up(other_tunnel)
+
+
+# The judgement itself
+
+
+@pytest.mark.parametrize(
+    ("state", "is_full", "is_leaving", "code"),
+    [
+        (None, False, False, RefusalCode.TUNNEL_UNKNOWN),
+        (TunnelState.ARCHIVED, True, True, RefusalCode.TUNNEL_DISABLED),
+        (TunnelState.DISABLED, True, True, RefusalCode.TUNNEL_DISABLED),
+        (TunnelState.ACTIVE, False, False, RefusalCode.CERTIFICATE_REFUSED),
+    ],
+)
+async def test_what_cannot_be_helped_is_said_first(
+    tunnel: TestTunnel, state: TunnelState | None, is_full: bool, is_leaving: bool, code: RefusalCode
+) -> None:
+    """Nobody is sent to renew a certificate for a tunnel that is gone."""
+    row = None if state is None else Tunnel(tunnel.label, "", tunnel.root_pem, state, NOW, NOW)
+    verdict = judge(row, (), is_full=is_full, is_leaving=is_leaving, now=NOW)
+    assert isinstance(verdict, Refusal)
+    assert verdict.code is code
+
+
+async def test_a_full_tunnel_takes_no_more_links(tunnel: TestTunnel) -> None:
+    """The limit is told with its number, and a relay that leaves says that first."""
+    row = Tunnel(tunnel.label, "", tunnel.root_pem, TunnelState.ACTIVE, NOW, NOW)
+    chain = (*tunnel.identity.link("gw1").load_presented(), tunnel.identity.root_certificate())
+    accepted = judge(row, chain, is_full=False, is_leaving=False, now=NOW)
+    assert isinstance(accepted, Identity)
+    assert accepted.name == "gw1"
+    full = judge(row, chain, is_full=True, is_leaving=False, now=NOW)
+    assert isinstance(full, Refusal)
+    assert full.code is RefusalCode.TOO_MANY_LINKS
+    assert str(MAX_LINKS) in full.text
+    leaving = judge(row, chain, is_full=True, is_leaving=True, now=NOW)
+    assert isinstance(leaving, Refusal)
+    assert leaving.code is RefusalCode.LEAVING
