@@ -43,7 +43,7 @@ def verified_chain(tls: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_der_x509_certificate(der) for der in _verified_der(tls))
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(
-            Rule.MALFORMED, "the peer's certificate", f"cannot be read: {error}"
+            Rule.MALFORMED, "the peer's certificate", f"cannot be read: {str(error)[:200]!a}"
         ) from error
 
 

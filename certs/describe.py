@@ -45,8 +45,8 @@ def describe(certificate: x509.Certificate, *, now: datetime) -> Description:
         "key": _key(certificate),
         "pin": spki_pin(certificate),
         "fingerprint": f"sha256:{certificate.fingerprint(hashes.SHA256()).hex()}",
-        "subject": certificate.subject.rfc4514_string() or "(empty)",
-        "issuer": certificate.issuer.rfc4514_string() or "(empty)",
+        "subject": _printable(certificate.subject.rfc4514_string()) or "(empty)",
+        "issuer": _printable(certificate.issuer.rfc4514_string()) or "(empty)",
     }
     return {name: value for name, value in description.items() if value not in ("", [])}
 
@@ -106,7 +106,6 @@ def _validity(facts: Facts, now: datetime) -> Description:
 
 
 def _names(facts: Facts) -> Description:
-    # Anybody can write a certificate: its names reach the terminal as printable ASCII only.
     return {
         "dns_names": [_printable(name) for name in facts.dns_names],
         "uris": [_printable(name) for name in facts.uris],
@@ -156,6 +155,7 @@ def _subtree(subtree: x509.GeneralName) -> str:
 
 
 def _printable(text: str) -> str:
+    # Anybody can write a certificate: nothing in it may speak to the terminal.
     return ascii(text)[1:-1]
 
 

@@ -88,10 +88,11 @@ class Facts:
         """
         The label and the word in the Subject of an issuing CA; None for any other Subject.
         """
-        label, space, word = (self.subject or "").partition(" ")
-        if not space or word not in tuple(Issuing):
+        label, _, word = (self.subject or "").partition(" ")
+        try:
+            return TunnelId(label).label, Issuing(word)
+        except (NameRefused, ValueError):
             return None
-        return label, Issuing(word)
 
     @property
     def title(self) -> str:
@@ -141,7 +142,7 @@ def read_facts(certificate: x509.Certificate) -> Facts:
         raise CertificateRefused(
             Rule.MALFORMED,
             "certificate",
-            f"is malformed: {error}",
+            f"is malformed: {str(error)[:200]!a}",
             hint="issue it again with `sallyport certs issue`",
         ) from error
 

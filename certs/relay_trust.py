@@ -111,7 +111,7 @@ def check_pin(tls: ssl.SSLObject, trust: RelayTrust) -> None:
         found = Pin.of(x509.load_der_x509_certificate(der))
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(
-            Rule.MALFORMED, "the relay's certificate", f"cannot be read: {error}"
+            Rule.MALFORMED, "the relay's certificate", f"cannot be read: {str(error)[:200]!a}"
         ) from error
     if not hmac.compare_digest(found.sha256, trust.sha256):
         raise CertificateRefused(

@@ -143,7 +143,7 @@ def require_authority(authority: Facts, *, below: int, label: str) -> None:
             Rule.KEY_USAGE, "has no key usage keyCertSign, yet signs certificates", _MADE_BY_INIT
         )
     if authority.issuing is not None:
-        _require_usage(authority, ISSUING_USAGE[Issuing(authority.issuing[1])])
+        _require_usage(authority, ISSUING_USAGE[authority.issuing[1]])
     if authority.constraints is None or not authority.constraints_critical:
         raise authority.refusal(Rule.NAME_CONSTRAINTS, "carries no critical name constraints", _MADE_BY_INIT)
     outside = [

@@ -109,7 +109,8 @@ def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                os.chmod(beside, mode)  # the umask may have taken bits that a reader needs
+                if sys.platform != "win32":
+                    os.fchmod(file.fileno(), mode)  # the umask may have taken bits that a reader needs
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -137,13 +138,16 @@ def _read(path: Path, *, private: bool) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO without a writer would wait for one.
         descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FileRefused(path, f"is {_kind(status.st_mode)}, not a file")
             if private:
                 _require_private(path, status)
-            data = file.read(MAX_FILE + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise FileRefused(path, _reason(error), _remedy(error)) from error
     if len(data) > MAX_FILE:

@@ -153,16 +153,16 @@ class HttpEndpoint:
 class _Client(HttpServer):
     """A local connection, which can be dropped when the endpoint closes."""
 
-    _local: asyncio.Transport | None = None
+    _to_client: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._local = cast(asyncio.Transport, transport)
+        self._to_client = cast(asyncio.Transport, transport)
         super().connection_made(transport)
 
     def abort(self) -> None:
         """Drop it; a call under way is cut off at both ends."""
-        if self._local is not None:
-            self._local.abort()
+        if self._to_client is not None:
+            self._to_client.abort()
 
 
 def _call_of(record: CallRecord, error: HopFailed | None) -> str:

@@ -47,6 +47,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # Seconds for the running gateway's health listener, which is on this machine, to answer.
 _HEALTH_TIMEOUT: Final = 2.0
 
+_PIPE_WIDTH: Final = 1000
+
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
@@ -150,4 +152,5 @@ def _print_status(status: GatewayStatus) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # A pipe has no width: without one, rich would break lines at 80 characters for a program to put together.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)

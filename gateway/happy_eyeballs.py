@@ -3,7 +3,11 @@ A TCP connection to a host that may have several addresses: the first that answe
 
 asyncio can do this in ``create_connection``, uvloop cannot, and the gateway runs on both. So addresses are
 resolved and tried here, IPv6 and IPv4 by turns, each a quarter of a second after the one before or as soon
-as that one failed; the first connected socket wins and the others are closed.
+as that one failed; the first connection wins and the others are closed.
+
+No socket object of ours is handed to a loop. uvloop closes the descriptor of ``sock=`` behind the object's
+back when a protocol closes in its ``connection_made``; the object then closes that number a second time, and
+by then it may be somebody else's connection.
 
 ``OSError`` passes through as it is: what it means for a call is said in ``upstream``.
 """
@@ -11,106 +15,107 @@ as that one failed; the first connected socket wins and the others are closed.
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Callable
 from itertools import chain, zip_longest
+from typing import cast
 
 import anyio
 
 # RFC 8305 §8 recommends 250 ms between attempts.
 ATTEMPT_DELAY_SECONDS = 0.25
 
-SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-Candidate = tuple[socket.AddressFamily, SocketAddress]
+ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
-async def connect_tcp(host: str, port: int) -> socket.socket:
+async def connect_tcp(host: str, port: int, factory: ProtocolFactory) -> None:
     """
-    Connect to the first address of ``host`` that answers.
+    Connect a protocol to the first address of ``host`` that answers.
 
-    There is no time limit here; run it under one, and cancelling it closes what it had opened.
+    There is no time limit here; run it under one. Cancelling it closes what it had opened.
 
     Args:
         host: A DNS name or an IP address without brackets.
         port: The TCP port.
-
-    Returns:
-        A connected, non-blocking socket.
+        factory: Makes the protocol, once there is a connection for it.
 
     Raises:
         socket.gaierror: The name does not resolve.
         OSError: No address could be connected to; the error is that of the last attempt.
     """
+    addresses = [host] if _is_literal(host) else await _resolve(host, port)
+    await _Race(port, factory).run(addresses)
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    """Resolve a name to addresses, both families by turns, in the resolver's order within each (§4)."""
     loop = asyncio.get_running_loop()
-    if _is_literal(host):
-        # Python asks a thread to resolve, also what needs no resolving.
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    else:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    candidates = interleaved([(family, address) for family, _, _, _, address in found])
-    if len(candidates) == 1:
-        return await _connect(loop, candidates[0])
-    return await _Race(loop).run(candidates)
-
-
-def interleaved(candidates: list[Candidate]) -> list[Candidate]:
-    """Put addresses of both families in turns, keeping the resolver's order within each (RFC 8305 §4)."""
-    first_family = candidates[0][0]
-    first = [each for each in candidates if each[0] == first_family]
-    second = [each for each in candidates if each[0] != first_family]
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    first = [_address(place) for family, _, _, _, place in found if family == found[0][0]]
+    second = [_address(place) for family, _, _, _, place in found if family != found[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, second)) if each is not None]
 
 
 class _Race:
-    """Staggered attempts; the first to succeed cancels the rest."""
+    """Staggered attempts; the first to succeed gets the protocol and ends the rest."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._winner: socket.socket | None = None
+    def __init__(self, port: int, factory: ProtocolFactory) -> None:
+        self._port = port
+        self._factory = factory
+        self._is_won = False
         self._last_error: OSError | None = None
 
-    async def run(self, candidates: list[Candidate]) -> socket.socket:
-        try:
-            async with anyio.create_task_group() as group:
-                for candidate in candidates:
-                    over = anyio.Event()
-                    group.start_soon(self._attempt, candidate, over, group.cancel_scope)
-                    with anyio.move_on_after(ATTEMPT_DELAY_SECONDS):
-                        await over.wait()
-        except BaseException:
-            # Cancelled from outside after an attempt had won: nobody would ever close that socket.
-            if self._winner is not None:
-                self._winner.close()
-            raise
-        if self._winner is not None:
-            return self._winner
-        if self._last_error is None:
-            raise AssertionError("every attempt ends with a socket or an error, and there was at least one")
-        raise self._last_error
+    async def run(self, addresses: list[str]) -> None:
+        async with anyio.create_task_group() as attempts:
+            for address in addresses:
+                over = anyio.Event()
+                attempts.start_soon(self._attempt, address, over, attempts.cancel_scope)
+                with anyio.move_on_after(ATTEMPT_DELAY_SECONDS):
+                    await over.wait()
+        if not self._is_won:
+            raise self._last_error or OSError(f"{len(addresses)} addresses, and no attempt")
 
-    async def _attempt(self, candidate: Candidate, over: anyio.Event, scope: anyio.CancelScope) -> None:
+    async def _attempt(self, address: str, over: anyio.Event, others: anyio.CancelScope) -> None:
+        entrant = _Entrant(self)
         try:
-            connected = await _connect(self._loop, candidate)
+            await asyncio.get_running_loop().create_connection(lambda: entrant, address, self._port)
         except OSError as error:
             self._last_error = error
             over.set()
             return
-        if self._winner is not None:
-            # Two attempts may succeed in one turn of the loop, before the cancellation arrives.
-            connected.close()
-            return
-        self._winner = connected
-        scope.cancel()
+        if entrant.has_won:
+            others.cancel()
+
+    def finish(self, transport: asyncio.Transport) -> bool:
+        """Put the protocol on the first connection that is made; False for one that came too late."""
+        if self._is_won:
+            return False
+        self._is_won = True
+        protocol = self._factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        return True
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, candidate: Candidate) -> socket.socket:
-    family, address = candidate
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+class _Entrant(asyncio.Protocol):
+    """Stands on a connection until it is known whether it was the first."""
+
+    def __init__(self, race: _Race) -> None:
+        self._race = race
+        self.has_won = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connection = cast(asyncio.Transport, transport)
+        self.has_won = self._race.finish(connection)
+        if not self.has_won:
+            connection.abort()
+
+
+def _address(place: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]) -> str:
+    """Write a resolved address as text, a link-local one with its zone (RFC 4007 §11)."""
+    address = str(place[0])
+    if len(place) == 4 and place[3]:
+        return f"{address.partition('%')[0]}%{place[3]}"
+    return address
 
 
 def _is_literal(host: str) -> bool:

@@ -13,19 +13,16 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
 
 from sallyport.gateway.errors import UpstreamFailed, UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
-from sallyport.gateway.happy_eyeballs import connect_tcp
+from sallyport.gateway.happy_eyeballs import ProtocolFactory, connect_tcp
 from sallyport.gateway.upstream_url import UpstreamUrl
 from sallyport.tunnel.errors import TlsFailed, TunnelError
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.tls_engine import TlsEngine
-
-ProtocolFactory = Callable[[], asyncio.Protocol]
 
 _REFUSALS = {
     errno.ECONNREFUSED: ("refused the connection", "is it running, and listening on this address"),
@@ -107,8 +104,7 @@ class Upstream:
     async def _dial(self, factory: ProtocolFactory) -> None:
         try:
             with anyio.fail_after(self._connect_timeout):
-                sock = await connect_tcp(self.url.host, self.url.port)
-                await self._connect_protocol(sock, factory)
+                await self._connect(factory)
         except TimeoutError as error:
             raise UpstreamTimedOut(
                 self.server, self.url.address, f"did not connect within {self._connect_timeout:g} s"
@@ -125,27 +121,24 @@ class Upstream:
         except TunnelError as error:
             raise self._untrusted(error) from error
 
-    async def _connect_protocol(self, sock: socket.socket, factory: ProtocolFactory) -> None:
+    async def _connect(self, factory: ProtocolFactory) -> None:
+        if self._context is None:
+            await connect_tcp(self.url.host, self.url.port, factory)
+            return
         loop = asyncio.get_running_loop()
+        handshake = _Handshake(factory, loop)
+        tls = TlsTransport(
+            TlsEngine(self._context, server_side=False, server_hostname=self.url.host),
+            handshake,
+            loop=loop,
+            verify=_trust_the_context,
+            handshake_timeout=self._connect_timeout,
+        )
         try:
-            if self._context is None:
-                await loop.create_connection(factory, sock=sock)
-                return
-            handshake = _Handshake(factory, loop)
-            tls = TlsTransport(
-                TlsEngine(self._context, server_side=False, server_hostname=self.url.host),
-                handshake,
-                loop=loop,
-                verify=_trust_the_context,
-                handshake_timeout=self._connect_timeout,
-            )
-            await loop.create_connection(lambda: tls, sock=sock)
-        except BaseException:
-            sock.close()
-            raise
-        try:
+            await connect_tcp(self.url.host, self.url.port, lambda: tls)
             await handshake.done
         except BaseException:
+            handshake.done.cancel()
             tls.abort()
             raise
 

@@ -9,6 +9,7 @@ Map, in the order in which a connection meets the files:
 * ``callers``        … a caller's stream, spliced to one of the tunnel's links,
 * ``links``          … a gateway's link: TLS, judged after its HELLO, then open for streams,
 * ``farewell``       … or one TLS alert and a close that lets it arrive
+* ``link_judgement`` who may have a link (pure)
 * ``link_contexts``  TLS for links, one context per tunnel, renewed when files change
 * ``registry``       who is known and connected, and which link a caller gets (pure)
 * ``store``          the registered tunnels, in a database

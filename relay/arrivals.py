@@ -22,6 +22,7 @@ Health probes of balancers that connect and close, and scanners that connect and
 import asyncio
 import errno
 import os
+import resource
 import socket
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -31,7 +32,8 @@ import structlog
 from sallyport.relay.errors import ListenFailed
 from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
 from sallyport.tunnel.errors import HelloRefused
-from sallyport.tunnel.sni import MAX_HELLO, ClientHello, least_length, read_client_hello
+from sallyport.tunnel.hello_records import MAX_HELLO
+from sallyport.tunnel.sni import ClientHello, least_length, read_client_hello
 
 log = structlog.get_logger("sallyport.relay")
 
@@ -94,6 +96,14 @@ class Reception(Protocol):
         """A connection has sent something that is no hello, or not in time."""
 
 
+def _affordable() -> int:
+    """
+    Say how many connections may be without a hello: at most a quarter of all descriptors.
+    """
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_ARRIVALS if descriptors == resource.RLIM_INFINITY else min(MAX_ARRIVALS, descriptors // 4)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """
     Open the public socket.
@@ -135,7 +145,7 @@ class Arrivals:
         reception: whom to hand the connections to.
         loop: the running loop.
         hello_timeout: seconds for one hello.
-        limit: connections without a hello at once.
+        limit: connections without a hello at once; None for what the process can afford.
     """
 
     def __init__(
@@ -145,13 +155,13 @@ class Arrivals:
         *,
         loop: asyncio.AbstractEventLoop,
         hello_timeout: float = HELLO_TIMEOUT,
-        limit: int = MAX_ARRIVALS,
+        limit: int | None = None,
     ) -> None:
         self._listener = listener
         self._reception = reception
         self._loop = loop
         self._hello_timeout = hello_timeout
-        self._limit = limit
+        self._limit = _affordable() if limit is None else limit
         self._waiting: dict[_Arrival, None] = {}  # in the order of their arrival
         self._pause: asyncio.TimerHandle | None = None
         self._is_exhausted = False
@@ -181,7 +191,7 @@ class Arrivals:
         self._loop.remove_reader(self._listener)
         self._listener.close()
         for arrival in list(self._waiting):
-            arrival.end(Situation.INTERNAL, "the relay is about to stop")
+            arrival.close("the relay is about to stop")
 
     # Accepting
 
@@ -262,7 +272,7 @@ class _Arrival:
             self._detach()
             self._arrivals.reception.hello_refused(self._arrived, SPEC_ALERTS[situation], why)
         else:
-            self._close(why)
+            self.close(why)
 
     def _peek(self) -> None:
         sock = self._arrived.sock
@@ -274,10 +284,10 @@ class _Arrival:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._close(error.strerror or str(error))
+            self.close(error.strerror or str(error))
             return
         if reset:
-            self._close(os.strerror(reset))
+            self.close(os.strerror(reset))
             return
         if len(data) <= self._peeked:
             self.end(Situation.MALFORMED, "closed by the peer before its hello was whole")
@@ -305,7 +315,7 @@ class _Arrival:
         self._arrived.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         self._arrivals.forget(self)
 
-    def _close(self, why: str) -> None:
+    def close(self, why: str) -> None:
         self._detach()
         self._arrived.sock.close()
         log.debug("no hello", address=self._arrived.address, received=self._peeked, reason=why)

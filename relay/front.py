@@ -7,7 +7,8 @@ nothing hangs, nothing is answered in plain text, and nobody is closed upon in s
 """
 
 import asyncio
-import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import assert_never
 
 import structlog
@@ -131,7 +132,8 @@ class Front:
 
     async def _start_link(self, arrived: Arrived, tunnel: Tunnel) -> None:
         try:
-            context: ssl.SSLContext = await self._contexts.context(tunnel)
+            with _closed_if_cancelled(arrived):
+                context = await self._contexts.context(tunnel)
         except CertificateError as error:
             log.error("no TLS for links", reason=str(error), hint=error.hint)
             await self._hand_over(arrived, Farewell(SPEC_ALERTS[Situation.INTERNAL], loop=self._loop))
@@ -143,7 +145,8 @@ class Front:
 
     async def _hand_over(self, arrived: Arrived, protocol: asyncio.Protocol) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: protocol, arrived.sock)
+            with _closed_if_cancelled(arrived):
+                await self._loop.connect_accepted_socket(lambda: protocol, arrived.sock)
         except OSError as error:
             # The peer has reset the connection meanwhile; the protocol was never connected, and hears that it
             # never will be.
@@ -162,3 +165,15 @@ class Front:
             situation=situation.value,
             reason=why,
         )
+
+
+@contextmanager
+def _closed_if_cancelled(arrived: Arrived) -> Iterator[None]:
+    """
+    Own a socket while its new owner is being made: the relay may be ended in the middle of it.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        arrived.sock.close()
+        raise

@@ -22,7 +22,7 @@ from sallyport.relay.errors import FileInTheWay
 
 _CONFIG: Final = """\
 # Made by `sallyport relay init`. Relative paths are relative to this file.
-listen: {listen}
+listen: "{listen}"
 domain: {domain}
 tls: {{certificate: ./relay.pem, key: ./relay.key}}
 database: sqlite:///relay.db

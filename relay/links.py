@@ -4,7 +4,7 @@ Links, as the relay sees them: judged once, then a place to open streams.
 A gateway's connection is a link's from its SNI on. Its TLS handshake proves that it has the key to a
 certificate under the tunnel's root, and nothing more: the rest is judged when its HELLO is there, so that a
 refusal can be answered in words (REFUSED) and not by a TLS alert, which a TLS 1.3 client reads too late to
-understand (identity §4). ``judge`` is that decision, and pure.
+understand (identity §4). ``link_judgement`` is that decision.
 
     socket ── TlsTransport ── WebSocketCarrier ── Link ── GatewayLink (its handler) ── Registry
 
@@ -23,13 +23,13 @@ import structlog
 from cryptography import x509
 from structlog.typing import FilteringBoundLogger
 
-from sallyport.certs.errors import CertificateError, CertificateRefused, Rule
-from sallyport.certs.names import Identity, Role
-from sallyport.certs.verify import verified_chain, verify_identity
-from sallyport.relay.registry import MAX_LINKS, LiveLink, Registry, Tunnel, TunnelState
+from sallyport.certs.errors import CertificateError
+from sallyport.certs.names import Identity
+from sallyport.certs.verify import verified_chain
+from sallyport.relay.registry import LiveLink, Registry, Tunnel
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
-from sallyport.tunnel.frames import GoAwayReason, RefusalCode
+from sallyport.tunnel.frames import GoAwayReason
 from sallyport.tunnel.limits import MAX_STREAMS
 from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
@@ -48,62 +48,6 @@ MAX_PENDING: Final = 256
 
 # Seconds for the TLS handshake of a link. Generous for the same reason.
 HANDSHAKE_TIMEOUT: Final = 15.0
-
-# Seconds after which a gateway that was refused may try again, where waiting can help.
-_RETRY_SOON: Final = 5.0
-_RETRY_LATER: Final = 60.0
-
-_CERTIFICATE_CODES: Final = {
-    Rule.EXPIRED: RefusalCode.CERTIFICATE_EXPIRED,
-    Rule.NOT_YET_VALID: RefusalCode.CERTIFICATE_NOT_YET_VALID,
-}
-
-
-def judge(
-    tunnel: Tunnel | None,
-    chain: Sequence[x509.Certificate],
-    *,
-    is_full: bool,
-    is_leaving: bool,
-    now: datetime,
-) -> Identity | Refusal:
-    """
-    Decide whether a gateway may have its link.
-
-    Args:
-        tunnel: the tunnel of the SNI's label, as the database has it now; None when it has gone.
-        chain: the verified chain of the link's TLS connection.
-        is_full: whether the tunnel has as many links as it may.
-        is_leaving: whether the relay is about to stop.
-        now: the time to judge validity by, with a zone.
-
-    Returns:
-        Whose link it is, or why it may not be: what a gateway can do nothing about comes first.
-    """
-    if tunnel is None:
-        return Refusal(RefusalCode.TUNNEL_UNKNOWN, "this relay knows no such tunnel", _RETRY_LATER)
-    if tunnel.state is TunnelState.ARCHIVED:
-        return Refusal(RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is archived for good: make a new tunnel")
-    if tunnel.state is TunnelState.DISABLED:
-        return Refusal(
-            RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is disabled by the relay's operator", _RETRY_LATER
-        )
-    try:
-        identity = verify_identity(chain, role=Role.LINK, label=tunnel.label, now=now)
-    except CertificateRefused as refused:
-        return _refusal(refused)
-    if is_leaving:
-        return Refusal(RefusalCode.LEAVING, "this relay is about to stop", _RETRY_SOON)
-    if is_full:
-        return Refusal(RefusalCode.TOO_MANY_LINKS, f"{tunnel.id} has {MAX_LINKS} links already", _RETRY_LATER)
-    return identity
-
-
-def _refusal(refused: CertificateRefused) -> Refusal:
-    code = _CERTIFICATE_CODES.get(refused.rule, RefusalCode.CERTIFICATE_REFUSED)
-    text = f"{refused}; {refused.hint}" if refused.hint else str(refused)
-    # A clock that is wrong may be set right, and a new certificate is picked up when the gateway tries again.
-    return Refusal(code, text, _RETRY_LATER)
 
 
 @dataclass(frozen=True, slots=True)

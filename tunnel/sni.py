@@ -18,14 +18,10 @@ relay a few dozen times and not once for each byte.
 """
 
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
-from sallyport.tunnel.alerts import SPEC_ALERTS, Situation
-from sallyport.tunnel.errors import HelloRefused
-
-# Bytes on the wire, record headers included. Real hellos take 200 to 1,800 (the largest carry a post-quantum
-# key share, or ECH); what is peeked stays in the kernel's buffer, so this bounds memory per connection.
-MAX_HELLO: Final = 16 * 1024
+from sallyport.tunnel.alerts import Situation
+from sallyport.tunnel.hello_records import MESSAGE_HEADER, first_message, refuse
 
 # RFC 1035, section 2.3.4, without the root's trailing dot.
 MAX_NAME: Final = 253
@@ -71,10 +67,10 @@ def read_client_hello(data: bytes) -> ClientHello | None:
     Raises:
         HelloRefused: this can never become a hello that the relay could act upon; says which alert to send.
     """
-    gathered = _gather(data)
-    if gathered.message is None:
+    first = first_message(data)
+    if first.message is None:
         return None
-    return _parse(gathered.message, gathered.length)
+    return _parse(first.message, first.length)
 
 
 def least_length(data: bytes) -> int:
@@ -90,114 +86,7 @@ def least_length(data: bytes) -> int:
     Raises:
         HelloRefused: as ``read_client_hello`` does.
     """
-    gathered = _gather(data)
-    return max(gathered.length, len(data) + 1)
-
-
-# Records (RFC 8446, section 5.1).
-
-_RECORD_HEADER: Final = 5
-_HANDSHAKE_RECORD: Final = 22  # ContentType.handshake
-_MAX_FRAGMENT: Final = 2**14
-
-_MESSAGE_HEADER: Final = 4
-_CLIENT_HELLO: Final = 1  # HandshakeType.client_hello
-
-
-@dataclass(frozen=True, slots=True)
-class _Gathered:
-    """
-    The first handshake message without its record headers.
-
-    ``message`` is ``None`` while bytes are missing. ``length`` counts the bytes of the records that hold
-    the message: what they come to when it is whole, and the least that they can come to until then.
-    """
-
-    message: bytes | None
-    length: int
-
-
-def _gather(data: bytes) -> _Gathered:
-    """
-    Join the fragments of the first handshake message, refusing at the first byte that cannot belong to one.
-    """
-    message = bytearray()
-    start = 0
-    while True:
-        fragment_size = _record_size(data, start)
-        if fragment_size is None:
-            return _Gathered(None, _least_end(start, _message_size(message), promised=len(message)))
-        end = start + _RECORD_HEADER + fragment_size
-        # Before its bytes are looked at, so that the answer does not depend on how many of them came.
-        _check_limit(end)
-        promised = len(message) + fragment_size
-        message += data[start + _RECORD_HEADER : end]
-        size = _message_size(message)
-        if size is not None and promised > size:
-            _refuse(Situation.NOT_TLS, "something follows the ClientHello in its record")
-        least = _least_end(end, size, promised=promised)
-        _check_limit(least)
-        if len(message) == size:
-            return _Gathered(bytes(message), end)
-        if len(data) < end:
-            return _Gathered(None, least)
-        start = end
-
-
-def _check_limit(least: int) -> None:
-    if least > MAX_HELLO:
-        _refuse(Situation.LIMIT, f"a ClientHello that takes more than {MAX_HELLO} bytes")
-
-
-def _least_end(end: int, size: int | None, *, promised: int) -> int:
-    """
-    Say where the message can end at the earliest.
-
-    Args:
-        end: where the last record whose header is known ends.
-        size: the message's size, or ``None`` while only its header's four bytes are sure to come.
-        promised: the message bytes in all records up to there. What is still missing needs a record.
-    """
-    missing = (size or _MESSAGE_HEADER) - promised
-    return end + _RECORD_HEADER + missing if missing > 0 else end
-
-
-def _record_size(data: bytes, start: int) -> int | None:
-    """
-    Check the record header at ``start``, as far as it is there.
-
-    Returns:
-        The number of bytes in the record's fragment, or ``None`` while the header is incomplete.
-    """
-    header = data[start : start + _RECORD_HEADER]
-    if header[:1] and header[0] != _HANDSHAKE_RECORD:
-        _refuse(Situation.NOT_TLS, f"a record begins with byte 0x{header[0]:02x}")
-    # The minor version is 1 in some hellos, 3 in others, and means nothing; SSL before 3.0 had no such
-    # header.
-    if header[1:2] and header[1] != 3:
-        _refuse(Situation.WRONG_VERSION, f"a record of major version {header[1]}")
-    if len(header) < _RECORD_HEADER:
-        return None
-    size = int.from_bytes(header[3:5], "big")
-    if size == 0:
-        _refuse(Situation.NOT_TLS, "an empty handshake record")
-    if size > _MAX_FRAGMENT:
-        _refuse(Situation.RECORD_TOO_LONG, f"a record of {size} bytes")
-    return size
-
-
-def _message_size(message: bytearray) -> int | None:
-    """
-    Check the handshake message's header, as far as it is there.
-
-    Returns:
-        The message's size, header included, or ``None`` while its header is incomplete.
-    """
-    if message and message[0] != _CLIENT_HELLO:
-        _refuse(Situation.NOT_TLS, f"the first handshake message has type {message[0]}")
-    if len(message) < _MESSAGE_HEADER:
-        return None
-    return _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER], "big")
+    return max(first_message(data).length, len(data) + 1)
 
 
 # The message (RFC 8446, section 4.1.2).
@@ -210,19 +99,19 @@ _HOST_NAME: Final = 0  # NameType.host_name, the only one that was ever assigned
 
 def _parse(message: bytes, length: int) -> ClientHello:
     body = _Cursor(message, "the ClientHello")
-    body.take(_MESSAGE_HEADER)
+    body.take(MESSAGE_HEADER)
     body.take(2)  # legacy_version
     random = body.take(32)
     if len(body.vector(1)) > 32:
-        _refuse(Situation.MALFORMED, "a legacy session id of more than 32 bytes")
+        refuse(Situation.MALFORMED, "a legacy session id of more than 32 bytes")
     suites = body.vector(2)
     if not suites or len(suites) % 2:
-        _refuse(Situation.MALFORMED, f"{len(suites)} bytes of cipher suites")
+        refuse(Situation.MALFORMED, f"{len(suites)} bytes of cipher suites")
     if not body.vector(1):
-        _refuse(Situation.MALFORMED, "no compression method")
+        refuse(Situation.MALFORMED, "no compression method")
     extensions = _extensions(body)
     if _SERVER_NAME not in extensions:
-        _refuse(Situation.NO_NAME, "the ClientHello has no server name")
+        refuse(Situation.NO_NAME, "the ClientHello has no server name")
     server_name = _server_name(extensions[_SERVER_NAME])
     alpn = _protocols(extensions[_ALPN]) if _ALPN in extensions else None
     return ClientHello(server_name=server_name, alpn=alpn, random=random, length=length)
@@ -240,7 +129,7 @@ def _extensions(body: "_Cursor") -> dict[int, bytes]:
     while not block.is_empty:
         kind = block.number(2)
         if kind in extensions:
-            _refuse(Situation.REPEATED, f"extension {kind} appears twice")
+            refuse(Situation.REPEATED, f"extension {kind} appears twice")
         extensions[kind] = block.vector(2)
     return extensions
 
@@ -253,12 +142,12 @@ def _server_name(extension: bytes) -> str:
     names = _Cursor(outer.vector(2), "the server name list")
     outer.expect_end()
     if names.number(1) != _HOST_NAME:
-        _refuse(Situation.MALFORMED, "a server name of an unknown type")
+        refuse(Situation.MALFORMED, "a server name of an unknown type")
     raw = names.vector(2)
     if not names.is_empty:
-        _refuse(Situation.REPEATED, "more than one server name")
+        refuse(Situation.REPEATED, "more than one server name")
     if not raw:
-        _refuse(Situation.MALFORMED, "an empty server name")
+        refuse(Situation.MALFORMED, "an empty server name")
     return _host_name(raw)
 
 
@@ -271,17 +160,17 @@ def _host_name(raw: bytes) -> str:
     address.
     """
     if len(raw) > MAX_NAME:
-        _refuse(Situation.BAD_NAME, f"a server name of {len(raw)} characters")
+        refuse(Situation.BAD_NAME, f"a server name of {len(raw)} characters")
     if any(byte not in _NAME_BYTES for byte in raw):
-        _refuse(Situation.BAD_NAME, "a server name with a character that no host name has")
+        refuse(Situation.BAD_NAME, "a server name with a character that no host name has")
     labels = raw.decode("ascii").lower().split(".")
     if not all(labels):
-        _refuse(Situation.BAD_NAME, "a server name with an empty label or a trailing dot")
+        refuse(Situation.BAD_NAME, "a server name with an empty label or a trailing dot")
     if any(len(label) > MAX_LABEL or label.startswith("-") or label.endswith("-") for label in labels):
-        _refuse(Situation.BAD_NAME, "a server name with a label that breaks the rules of DNS")
+        refuse(Situation.BAD_NAME, "a server name with a label that breaks the rules of DNS")
     # inet_aton reads decimal, octal and hexadecimal numbers, one to four of them; a name cannot end in one.
     if labels[-1].isdigit() or labels[-1].startswith("0x"):
-        _refuse(Situation.BAD_NAME, "an IP address as server name")
+        refuse(Situation.BAD_NAME, "an IP address as server name")
     return ".".join(labels)
 
 
@@ -299,7 +188,7 @@ def _protocols(extension: bytes) -> tuple[bytes, ...]:
     while not block.is_empty:
         protocols.append(block.vector(1))
     if not protocols or not all(protocols):
-        _refuse(Situation.MALFORMED, "an empty ALPN list or protocol")
+        refuse(Situation.MALFORMED, "an empty ALPN list or protocol")
     return tuple(protocols)
 
 
@@ -322,7 +211,7 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         end = self._at + count
         if end > len(self._block):
-            _refuse(Situation.MALFORMED, f"a length in {self._what} overruns it")
+            refuse(Situation.MALFORMED, f"a length in {self._what} overruns it")
         taken = self._block[self._at : end]
         self._at = end
         return taken
@@ -338,8 +227,4 @@ class _Cursor:
 
     def expect_end(self) -> None:
         if not self.is_empty:
-            _refuse(Situation.MALFORMED, f"bytes are left over in {self._what}")
-
-
-def _refuse(situation: Situation, detail: str) -> NoReturn:
-    raise HelloRefused(SPEC_ALERTS[situation], detail)
+            refuse(Situation.MALFORMED, f"bytes are left over in {self._what}")

@@ -169,7 +169,10 @@ class ReceiveWindow:
         if not 0 < count <= min(self.credit, self.size - INITIAL_WINDOW):
             return False
         self.credit -= count
-        self.size -= count
+        # Nor does the peer need what was taken and is still to be returned, as far as that was lent.
+        unneeded = min(self._taken, self.size - count - INITIAL_WINDOW)
+        self._taken -= unneeded
+        self.size -= count + unneeded
         self._recharge()
         return True
 

@@ -1,8 +1,10 @@
 """
-Certificates for tests: good ones drawn up by hand, to be spoilt one property at a time, and handshakes with them.
+Certificates for tests: good ones drawn up by hand, to be spoilt one property at a time, and handshakes with
+them.
 
-``drafts`` gives the three certificates of a good chain as mutable drafts that owe nothing to ``authority.py``; a test
-changes what it is about and calls ``Drafts.chain``. ``Peer`` contexts know no rules at all, as an attacker's would.
+``drafts`` gives the three certificates of a good chain as mutable drafts that owe nothing to
+``authority.py``; a test changes what it is about and calls ``Drafts.chain``. ``Peer`` contexts know no
+rules at all, as an attacker's would.
 """
 
 import ssl

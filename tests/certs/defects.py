@@ -1,9 +1,9 @@
 """
 The corpus of bad certificates: each is a good chain with one thing wrong.
 
-A defect names the rule that must refuse it and the roles that it makes sense for. ``openssl`` are the roles in whose
-real handshake OpenSSL, as ``contexts.py`` sets it up, refuses by itself; in all others the handshake goes through and
-only our verifier stands in the way, so a change on either side shows.
+A defect names the rule that must refuse it and the roles that it makes sense for. ``openssl`` are the roles
+in whose real handshake OpenSSL, as ``contexts.py`` sets it up, refuses by itself; in all others the
+handshake goes through and only our verifier stands in the way, so a change on either side shows.
 """
 
 from collections.abc import Callable

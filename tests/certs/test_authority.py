@@ -1,4 +1,4 @@
-"""The builders: the certificate profile of identity §2, property by property, and what outsiders say of it."""
+"""The builders: the profile of identity §2, property by property, and what outsiders say of it."""
 
 from datetime import timedelta
 
@@ -123,7 +123,7 @@ def test_the_cross_has_the_successors_subject_and_key_identifier() -> None:
     ("role", "usage"), [(Role.GATEWAY, SERVER), (Role.LINK, CLIENT), (Role.CALLER, CLIENT)]
 )
 def test_every_leaf_is_as_the_profile_says(role: Role, usage: x509.ObjectIdentifier) -> None:
-    """A leaf has an empty Subject, a critical SAN with one URI, one usage, and DNS names only as a gateway."""
+    """A leaf has an empty Subject, a critical SAN with one URI, one usage; DNS names only as a gateway."""
     facts = read_facts(TUNNEL.leaf(role, "it")[0][0])
     extensions = facts.certificate.extensions
 
@@ -184,7 +184,7 @@ def test_an_expired_ca_signs_no_more() -> None:
     identity = Identity(TUNNEL.label, Role.CALLER, "it")
 
     with pytest.raises(
-        CertificateRefused, match="issuing CA callers expired on .* can sign no more"
+        CertificateRefused, match=r"issuing CA callers expired on .* can sign no more"
     ) as refused:
         make_leaf(identity, new_key().public_key(), issuer=TUNNEL.callers, now=end)
 

@@ -39,5 +39,5 @@ GOOD = "sha256/" + "A" * 43 + "="
 )
 def test_refuses_what_is_no_pin(text: str) -> None:
     """A pin that was copied in part must not pin something else."""
-    with pytest.raises(NameRefused, match="^pin "):
+    with pytest.raises(NameRefused, match=r"^pin "):
         Pin.parse(text)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sallyport.certs import storage
 from sallyport.certs.errors import FileRefused
 from sallyport.certs.storage import (
     MAX_FILE,
@@ -103,7 +102,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(FileRefused, match="cannot be written") as refused:
         write_private(path, b"new")
 
@@ -157,7 +156,7 @@ def test_accepts_a_key_that_only_its_owner_can_use(tmp_path: Path, narrow: int) 
 def test_accepts_what_kubernetes_mounts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, group: int, bits: int, accepted: bool
 ) -> None:
-    """A file of root's that one of the process's groups may read, and nobody else, is as private as a secret gets."""
+    """A file of root's that one of the process's groups, and nobody else, may read is private enough."""
     path = tmp_path / "key"
     path.write_bytes(b"secret")
     path.chmod(bits)
@@ -168,15 +167,15 @@ def test_accepts_what_kubernetes_mounts(
         fields[stat.ST_UID], fields[stat.ST_GID] = owner, group
         return os.stat_result(fields)
 
-    monkeypatch.setattr(storage.os, "fstat", pretend)
-    monkeypatch.setattr(storage.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(storage.os, "getegid", lambda: 1000)
-    monkeypatch.setattr(storage.os, "getgroups", lambda: [1000, 2000])
+    monkeypatch.setattr(os, "fstat", pretend)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 1000)
+    monkeypatch.setattr(os, "getgroups", lambda: [1000, 2000])
 
     if accepted:
         assert read_private(path) == b"secret"
     else:
-        with pytest.raises(FileRefused, match="chmod|others"):
+        with pytest.raises(FileRefused, match="others than its owner"):
             read_private(path)
 
 
@@ -236,3 +235,15 @@ def test_a_path_below_a_file_is_explained(tmp_path: Path) -> None:
 
     with pytest.raises(FileRefused, match="below something that is not a directory"):
         read_public(tmp_path / "file" / "key")
+
+
+@pytest.mark.platform("linux")
+def test_a_refusal_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """A gateway that tries again for days does not run out of descriptors."""
+    before = os.listdir("/proc/self/fd")
+
+    for _ in range(3):
+        with pytest.raises(FileRefused):
+            read_private(tmp_path)
+
+    assert len(os.listdir("/proc/self/fd")) == len(before)

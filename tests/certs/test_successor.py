@@ -1,4 +1,4 @@
-"""A root with a cross-signed successor: both layers take it from the first day, in every mixture of old and new."""
+"""A root with a cross-signed successor: both layers take it, in every mixture of old and new."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.certs.certificate_kit import DOMAIN, NOW, Tunnel, shake_hands, write_
 BEFORE = Tunnel.make()
 AFTER = BEFORE.succeeded()
 MIXTURES = [
-    pytest.param(a, b, id=f"{a is AFTER and 'new' or 'old'}-{b is AFTER and 'new' or 'old'}")
+    pytest.param(a, b, id=f"{(a is AFTER and 'new') or 'old'}-{(b is AFTER and 'new') or 'old'}")
     for a in (BEFORE, AFTER)
     for b in (BEFORE, AFTER)
 ]
@@ -39,7 +39,7 @@ def members(tunnel: Tunnel) -> int:
 
 @pytest.mark.parametrize(("gateway", "caller"), MIXTURES)
 def test_caller_and_gateway_meet(tmp_path: Path, gateway: Tunnel, caller: Tunnel) -> None:
-    """Who holds only the first root accepts a peer from before and from after the succession, in both directions."""
+    """Who holds only the first root accepts peers from before and after the succession, both ways."""
     root = BEFORE.root.certificate
     door = door_context(gateway.leaf_files(tmp_path, Role.GATEWAY), root)
 

@@ -75,7 +75,7 @@ def test_refuses_every_defect_by_its_rule(defect: Defect, role: Role) -> None:
 
 @pytest.mark.parametrize(("defect", "role"), EVERY_DEFECT)
 def test_no_defect_survives_a_real_handshake(defect: Defect, role: Role, tmp_path: Path) -> None:
-    """In a handshake OpenSSL refuses what the corpus says it refuses; all else reaches the verifier and ends there."""
+    """OpenSSL refuses what the corpus says it refuses; all else reaches the verifier and ends there."""
     drawn = defect.drafts(role)
     chain = drawn.chain()
 

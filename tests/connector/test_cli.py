@@ -1,5 +1,6 @@
 """``sallyport connect`` as a user types it."""
 
+import asyncio
 import json
 import re
 import signal
@@ -7,11 +8,12 @@ import socket
 import subprocess
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sallyport.certs.errors import NameRefused
 from sallyport.cli import main
-from sallyport.connector.cli import parse_target
+from sallyport.connector.cli import _on_stop_signal, parse_target
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.identity import TestIdentity
 
@@ -131,3 +133,24 @@ def test_people_are_told_where_it_is_and_what_to_paste(tunnel: TestIdentity, tmp
         assert connector.wait() == 0
     assert re.search(rf"{target} is at http://127\.0\.0\.1:[0-9]+/mcp", said)
     assert "--print claude-code|mcp-sdk" in said
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_loop_without_signals_is_stopped_by_pythons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows the loop cannot watch signals, and Ctrl-C ends the command all the same."""
+    loop = asyncio.get_running_loop()
+    stopped = anyio.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def unsupported(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(loop, "add_signal_handler", unsupported)
+    try:
+        with anyio.fail_after(10), _on_stop_signal(stopped.set):
+            signal.raise_signal(signal.SIGTERM)
+            await stopped.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """The local endpoint: from a client's request on loopback to a gateway's answer, and what fails between."""
 
 import asyncio
+import errno
 import json
 import socket
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import anyio
 import pytest
 
 from sallyport.certs.errors import Rule
-from sallyport.connector import http_endpoint
+from sallyport.config.fields import Address
+from sallyport.connector import http_endpoint, listeners
 from sallyport.connector.errors import PortUnavailable
 from sallyport.connector.listeners import open_listeners
 from sallyport.tunnel.alerts import Alert
@@ -398,3 +400,19 @@ async def test_idle_connections_to_the_gateway_end_in_order(
             await answer.body()
         with anyio.fail_after(10):
             await far.lost.wait()
+
+
+@pytest.mark.parametrize("why", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+def test_a_machine_without_ipv6_is_served_on_ipv4(why: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ::1 does not exist there is nobody else on it either."""
+    listen = listeners._listen
+
+    def without_ipv6(family: socket.AddressFamily, address: Address) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise PortUnavailable(str(address), "", hint="") from OSError(why, "no IPv6 here")
+        return listen(family, address)
+
+    monkeypatch.setattr(listeners, "_listen", without_ipv6)
+    (only,) = open_listeners(0)
+    with only:
+        assert only.family == socket.AF_INET

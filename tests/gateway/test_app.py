@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 import yaml
 from structlog.testing import capture_logs
@@ -16,7 +17,7 @@ from sallyport.certs.errors import CertificateRefused
 from sallyport.certs.files import IdentityDirectory
 from sallyport.certs.issuer import create_identity
 from sallyport.config.loader import load_gateway
-from sallyport.gateway.app import start
+from sallyport.gateway.app import App, start
 from sallyport.gateway.check import examine
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.product import free_port
@@ -54,6 +55,12 @@ def write_config(directory: IdentityDirectory, **sections: object) -> Path:
     return path
 
 
+async def first_failure(app: App) -> None:
+    """Wait until the relay was dialled in vain."""
+    while not app.uplink.state.last_error:
+        await anyio.lowlevel.checkpoint()
+
+
 @pytest.mark.anyio
 async def test_it_starts_without_relay_and_servers(directory: IdentityDirectory) -> None:
     """Neither is there yet: it is not ready, says why, and keeps dialling."""
@@ -61,8 +68,7 @@ async def test_it_starts_without_relay_and_servers(directory: IdentityDirectory)
 
     with anyio.fail_after(20):
         async with start(config) as app:
-            while not app.uplink.state.last_error:
-                await anyio.sleep(0)
+            await first_failure(app)
             readiness, status = app.readiness(), app.status()
 
     assert not readiness.ready
@@ -80,8 +86,7 @@ async def test_a_certificate_that_ends_soon_is_warned_of(directory: IdentityDire
 
     with capture_logs() as lines, anyio.fail_after(20):
         async with start(config, clock=lambda: later) as app:
-            while not app.uplink.state.last_error:
-                await anyio.sleep(0)
+            await first_failure(app)
 
     daily = next(line for line in lines if line["event"] == "certificates")
     assert daily["days_left"]["link"] in (9, 10)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Generator
@@ -40,7 +41,9 @@ class Recorder(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def greeter(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncGenerator[int, None]:
+async def greeter(
+    host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, *, port: int = 0
+) -> AsyncGenerator[int, None]:
     """Run a server that answers what it reads first and closes; yield its port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +52,7 @@ async def greeter(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) ->
             writer.close()
             await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, host, 0, ssl=tls)
+    server = await asyncio.start_server(answer, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -140,19 +143,19 @@ async def test_a_name_with_two_addresses_reaches_the_one_that_answers(
 
 async def test_an_address_that_hangs_does_not_hold_up_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second address is tried while the first one is still silent."""
-    with full_backlog() as port:
-        async with greeter("127.0.0.1") as open_port:
-            _resolve(monkeypatch, [("127.0.0.1", port), ("127.0.0.1", open_port)])
+    with full_backlog("127.0.0.2") as port:
+        async with greeter("127.0.0.1", port=port):
+            _resolve(monkeypatch, ["127.0.0.2", "127.0.0.1"])
 
-            assert await conversation(upstream("http://tickets.internal/mcp")) == b"you said hello"
+            assert await conversation(upstream(f"http://tickets.internal:{port}/mcp")) == b"you said hello"
 
 
 async def test_every_address_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last attempt's reason stands for all of them."""
     port = closed_port()
-    _resolve(monkeypatch, [("127.0.0.1", port), ("::1", port), ("127.0.0.1", port)])
+    _resolve(monkeypatch, ["127.0.0.1", "::1", "127.0.0.2"])
 
-    error = await failure(upstream("http://tickets.internal/mcp"))
+    error = await failure(upstream(f"http://tickets.internal:{port}/mcp"))
 
     assert isinstance(error, UpstreamUnreachable)
     assert error.why == "refused the connection"
@@ -257,16 +260,30 @@ async def test_a_cancelled_dial_leaves_no_connection_behind(ca_file: Path) -> No
     """The caller left while the handshake was under way."""
     with listening() as sock:
         server = upstream(f"https://127.0.0.1:{sock.getsockname()[1]}/mcp", ca=ca_file)
-        async with anyio.create_task_group() as group:
-            group.start_soon(server.dial, Recorder)
-            loop = asyncio.get_running_loop()
-            with anyio.fail_after(5):
-                accepted, _ = await loop.sock_accept(sock)
-            group.cancel_scope.cancel()
-        with accepted, anyio.fail_after(5):
-            accepted.setblocking(False)
-            while await _read(accepted):
-                pass
+        with anyio.fail_after(10):
+            accepted = await _accept_and_cancel(server, sock)
+            with accepted:
+                accepted.setblocking(False)
+                while await _read(accepted):
+                    pass
+
+
+async def test_a_protocol_that_closes_at_once_leaves_no_descriptor_behind() -> None:
+    """uvloop would close the same number twice if it had been given a socket of ours."""
+    over = anyio.Event()
+
+    class Visit(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            over.set()
+
+    async with greeter() as port:
+        with anyio.fail_after(5):
+            await upstream(f"http://127.0.0.1:{port}/mcp").dial(Visit)
+            await over.wait()
+    gc.collect()  # an unclosed socket object would warn here, and warnings are errors
 
 
 async def test_success_clears_the_last_error() -> None:
@@ -277,7 +294,7 @@ async def test_success_clears_the_last_error() -> None:
 
         await conversation(server)
 
-    assert server.health.last_error is None
+    assert not server.health.last_error
     assert (server.health.dials, server.health.failures) == (1, 0)
 
 
@@ -321,11 +338,11 @@ def closed_port() -> int:
 
 
 @contextlib.contextmanager
-def full_backlog() -> Generator[int, None, None]:
+def full_backlog(host: str = "127.0.0.1") -> Generator[int, None, None]:
     """Listen on a port whose queue is full, so that the kernel drops what comes next; yield the port."""
     with contextlib.ExitStack() as sockets:
         sock = sockets.enter_context(socket.socket())
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((host, 0))
         sock.listen(0)
         for _ in range(4):
             filler = sockets.enter_context(socket.socket())
@@ -334,28 +351,34 @@ def full_backlog() -> Generator[int, None, None]:
         yield sock.getsockname()[1]
 
 
-def _resolve(
-    monkeypatch: pytest.MonkeyPatch, answer: "list[str] | list[tuple[str, int]] | socket.gaierror"
-) -> None:
+def _resolve(monkeypatch: pytest.MonkeyPatch, answer: list[str] | socket.gaierror) -> None:
     """Let the loop resolve names under ``internal`` to these addresses."""
     loop = asyncio.get_running_loop()
     resolve = loop.getaddrinfo
 
     async def getaddrinfo(host: str, port: int, **options: int) -> list[tuple[object, ...]]:
         if not host.endswith(".internal"):
-            return list(await resolve(host, port, **options))  # uvloop's sock_connect asks here, too
+            return list(await resolve(host, port, **options))  # the loop itself asks here, too
         if isinstance(answer, socket.gaierror):
             raise answer
-        found: list[tuple[object, ...]] = []
-        for each in answer:
-            address, its_port = each if isinstance(each, tuple) else (each, port)
-            if ":" in address:
-                found.append((socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, its_port, 0, 0)))
-            else:
-                found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, its_port)))
-        return found
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in answer
+        ]
 
     monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+
+
+async def _accept_and_cancel(server: Upstream, sock: socket.socket) -> socket.socket:
+    """Dial until the connection has arrived at the other end, then cancel; return that end."""
+    arrived: list[socket.socket] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.dial, Recorder)
+        arrived.append((await asyncio.get_running_loop().sock_accept(sock))[0])
+        group.cancel_scope.cancel()
+    return arrived[0]
 
 
 async def _read(sock: socket.socket) -> bytes:

@@ -37,6 +37,12 @@ PATIENCE = 20.0
 Address = tuple[str, int]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds; the caller sets the deadline."""
+    while not condition():
+        await anyio.lowlevel.checkpoint()
+
+
 # The upstream
 
 

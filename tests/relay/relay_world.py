@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from sallyport.certs.contexts import CaFile, link_client_context
 from sallyport.certs.files import IdentityDirectory, LeafFiles
@@ -105,6 +106,56 @@ class Gateway:
         return await self.owner.opened.get()
 
 
+class Dialling(TypedDict, total=False):
+    """The keyword arguments of ``dial``."""
+
+    leaf: LeafFiles | None
+    boot_id: str
+    index: int
+    max_streams: int
+    label: str | None
+
+
+async def dial(
+    address: tuple[str, int],
+    ca: Path,
+    tunnel: TestTunnel,
+    *,
+    leaf: LeafFiles | None = None,
+    boot_id: str = "boot",
+    index: int = 0,
+    max_streams: int = 1000,
+    label: str | None = None,
+) -> Gateway:
+    """
+    Make a link and wait until the relay has answered, one way or the other.
+
+    Args:
+        address: where the relay listens.
+        ca: what proves the relay.
+        tunnel: whose gateway this is.
+        leaf: the link's certificate, gw1's when None.
+        boot_id: said in HELLO, as are ``index`` and ``max_streams``.
+        label: said in SNI, the tunnel's own when None.
+    """
+    loop = asyncio.get_running_loop()
+    host = link_host(label or tunnel.label, DOMAIN)
+    context = link_client_context(leaf or tunnel.identity.link("gw1"), CaFile(ca))
+    owner = Owner(serve=lambda _stream: Echo())
+    hello = Hello(boot_id=boot_id, link_index=index, max_streams=max_streams, software="test")
+    link = Link(Side.GATEWAY, owner, budget=MemoryBudget(BUDGET), loop=loop, hello=hello)
+    tls = TlsTransport(
+        TlsEngine(context, server_side=False, server_hostname=host),
+        WebSocketCarrier.client(link, host),
+        loop=loop,
+        verify=lambda _tls: None,
+        handshake_timeout=10,
+    )
+    await loop.create_connection(lambda: tls, *address)
+    await until(lambda: owner.ready.is_set() or owner.lost.is_set())
+    return Gateway(link, owner)
+
+
 class World:
     """
     A running relay and its surroundings.
@@ -123,46 +174,15 @@ class World:
 
     # Gateways
 
-    async def dial(
-        self,
-        tunnel: TestTunnel,
-        *,
-        leaf: LeafFiles | None = None,
-        boot_id: str = "boot",
-        index: int = 0,
-        max_streams: int = 1000,
-        label: str | None = None,
-    ) -> Gateway:
-        """Make a link and wait until the relay has answered, one way or the other."""
-        loop = asyncio.get_running_loop()
-        host = link_host(label or tunnel.label, DOMAIN)
-        context = link_client_context(
-            leaf or tunnel.identity.link("gw1"), CaFile(self.folder / "relay-ca.pem")
-        )
-        owner = Owner(serve=lambda _stream: Echo())
-        hello = Hello(boot_id=boot_id, link_index=index, max_streams=max_streams, software="test")
-        link = Link(Side.GATEWAY, owner, budget=MemoryBudget(BUDGET), loop=loop, hello=hello)
-        self._links.append(link)
-        tls = TlsTransport(
-            TlsEngine(context, server_side=False, server_hostname=host),
-            WebSocketCarrier.client(link, host),
-            loop=loop,
-            verify=lambda _tls: None,
-            handshake_timeout=10,
-        )
-        await loop.create_connection(lambda: tls, *self.relay.address)
-        while not (owner.ready.is_set() or owner.lost.is_set()):
-            ready, lost = owner.ready.wait(), owner.lost.wait()
-            async with asyncio.TaskGroup() as tasks:
-                waits = [tasks.create_task(ready), tasks.create_task(lost)]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
-        return Gateway(link, owner)
+    async def dial(self, tunnel: TestTunnel, **arguments: Unpack[Dialling]) -> Gateway:
+        """Make a link and wait until the relay has answered; see ``dial``."""
+        gateway = await dial(self.relay.address, self.folder / "relay-ca.pem", tunnel, **arguments)
+        self._links.append(gateway.link)
+        return gateway
 
-    async def up(self, tunnel: TestTunnel, **arguments: str | int) -> Gateway:
+    async def up(self, tunnel: TestTunnel, **arguments: Unpack[Dialling]) -> Gateway:
         """Make a link that must come up."""
-        gateway = await self.dial(tunnel, **arguments)  # type: ignore[arg-type]
+        gateway = await self.dial(tunnel, **arguments)
         assert gateway.owner.ready.is_set(), gateway.owner.error
         return gateway
 
@@ -189,9 +209,8 @@ class World:
             writer.close()
 
 
-@asynccontextmanager
-async def running_relay(folder: Path, *tunnels: TestTunnel, health: bool = False) -> AsyncIterator[World]:
-    """Run a relay that serves these tunnels."""
+def make_config(folder: Path, *tunnels: TestTunnel, health: bool = False) -> RelayConfig:
+    """Make a relay's files on a port of its own, with these tunnels registered."""
     made = initialise(folder, domain=DOMAIN, listen=Address(LOOPBACK, 443), names=[LOOPBACK], now=NOW)
     config = RelayConfig(
         listen=Address(LOOPBACK, 0),
@@ -204,6 +223,13 @@ async def running_relay(folder: Path, *tunnels: TestTunnel, health: bool = False
     with closing(TunnelStore(config.database)) as store:
         for tunnel in tunnels:
             store.register(tunnel.label, tunnel.root_pem, name=None, now=NOW)
+    return config
+
+
+@asynccontextmanager
+async def running_relay(folder: Path, *tunnels: TestTunnel, health: bool = False) -> AsyncIterator[World]:
+    """Run a relay that serves these tunnels."""
+    config = make_config(folder, *tunnels, health=health)
     async with start(config) as relay:
         world = World(relay, config, folder)
         try:

@@ -1,6 +1,9 @@
 """The relay as a whole: start-up that is strict, health, and an end in order."""
 
+import asyncio
 import json
+import os
+import signal
 import urllib.request
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from sallyport.relay.errors import DatabaseFailed, ListenFailed
 from sallyport.tunnel.alerts import Alert, alert_record
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
 from tests.hostile.hellos import client_hello
-from tests.relay.relay_world import TestTunnel, running_relay, until
+from tests.relay.relay_world import TestTunnel, dial, make_config, running_relay, until
 from tests.relay.test_front import read_to_the_end
 
 pytestmark = pytest.mark.anyio
@@ -97,8 +100,8 @@ async def test_health_tells_what_is_connected(tmp_path: Path, tunnel: TestTunnel
             ready = await to_thread.run_sync(asked, "/readyz")
             assert ready["ready"] is True
             status = await to_thread.run_sync(asked, "/status")
-            (link,) = status["links"]  # type: ignore[misc]
-            assert link["gateway"] == "gw1"
+            assert isinstance(status["links"], list)
+            assert [link["gateway"] for link in status["links"]] == ["gw1"]
 
 
 # The end
@@ -143,6 +146,32 @@ async def test_a_drain_does_not_wait_for_ever(
             writer.close()
     (line,) = [entry for entry in logs if entry["event"] == "streams cut"]
     assert line["streams"] == 1
+
+
+async def test_a_second_signal_ends_at_once(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """The first one waits for the stream that is open, the second does not."""
+    config = make_config(tmp_path / "relay", tunnel)
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app.run, config)
+            await until(lambda: any(entry["event"] == "listening" for entry in logs))
+            host, _, port = logs[0]["address"].rpartition(":")
+            address = (host, int(port))
+            gateway = await dial(address, tmp_path / "relay" / "relay-ca.pem", tunnel)
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(client_hello(tunnel.host()))
+            await gateway.next_stream()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: gateway.owner.left)
+            assert not reader.at_eof()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await read_to_the_end(reader)
+            writer.close()
+    assert [entry["event"] for entry in logs if entry["event"].startswith("stop")] == [
+        "stopping",
+        "stopping at once",
+        "stopped",
+    ]
 
 
 async def test_a_draining_relay_refuses_links_in_words(

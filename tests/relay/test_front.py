@@ -144,7 +144,7 @@ async def test_a_link_that_is_lost_ends_its_callers(tmp_path: Path, tunnel: Test
 
 
 async def test_a_gateway_at_its_limit_is_skipped(tmp_path: Path, tunnel: TestTunnel) -> None:
-    """Streams that one link does not take go to the other; when none takes it, the caller is told of a limit."""
+    """Streams that one link does not take go to the other; when none takes it, that is told."""
     hello = client_hello(tunnel.host())
     with capture_logs() as logs, anyio.fail_after(20):
         async with running_relay(tmp_path / "relay", tunnel) as world:

@@ -17,14 +17,14 @@ from sallyport.certs.pem import encode_certificates, encode_key
 from sallyport.certs.storage import write_private, write_public
 from sallyport.config.fields import Address
 from sallyport.relay.initialise import initialise
-from sallyport.relay.links import judge
+from sallyport.relay.link_judgement import judge
 from sallyport.relay.registry import MAX_LINKS, Tunnel, TunnelState
 from sallyport.relay.store import TunnelStore
 from sallyport.tunnel.errors import LinkRefused, TlsFailed
 from sallyport.tunnel.events import Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
 from tests.hostile.hellos import client_hello
-from tests.relay.relay_world import DOMAIN, LOOPBACK, NOW, Gateway, TestTunnel, running_relay, until
+from tests.relay.relay_world import DOMAIN, LOOPBACK, NOW, Gateway, TestTunnel, World, running_relay, until
 from tests.relay.test_front import change_state
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +44,13 @@ def forge_leaf(
     return made
 
 
+def linked(world: World) -> list[dict[str, object]]:
+    """Return what the relay says of its links."""
+    links = world.relay.status()["links"]
+    assert isinstance(links, list)
+    return links
+
+
 def refusal(gateway: Gateway) -> LinkRefused:
     """Return how the relay refused this link in words."""
     assert isinstance(gateway.owner.error, LinkRefused), gateway.owner.error
@@ -61,10 +68,10 @@ async def test_a_good_gateway_gets_its_link(tmp_path: Path, tunnel: TestTunnel) 
             ack = gateway.link.peer_ack
             assert ack is not None
             assert abs(ack.time - datetime.now(UTC).timestamp()) < 60
-            (link,) = world.relay.status()["links"]  # type: ignore[misc]
+            (link,) = linked(world)
             assert (link["tunnel"], link["gateway"], link["software"]) == (tunnel.id, "gw1", "test")
             gateway.link.close(GoAwayReason.SHUTDOWN)
-            await until(lambda: not world.relay.status()["links"])
+            await until(lambda: not linked(world))
     assert {"link up", "link down"} <= {entry["event"] for entry in logs}
     assert all(entry["gateway"] == "gw1" for entry in logs if entry["event"] in ("link up", "link down"))
 

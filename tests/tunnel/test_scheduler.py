@@ -216,10 +216,10 @@ def test_no_slivers() -> None:
     scheduler = Scheduler()
     scheduler.send_control(encode(FrameType.CONTROL, 0, bytes(15_900)))
     for stream in range(1, 5):
-        scheduler.send_data(lane(stream), bytes(16_000))
+        scheduler.send_data(lane(stream), bytes(16_200))
     first, second = pulled(scheduler)
-    assert [size for _, _, size in first] == [15_900, 16_000, 16_000, 16_000]
-    assert second == [(DATA, 4, 16_000)]
+    assert [size for _, _, size in first] == [15_900, 16_200, 16_200, 16_200]
+    assert second == [(DATA, 4, 16_200)]
 
 
 def test_dropped_data_does_not_leave() -> None:

@@ -17,7 +17,8 @@ from hypothesis import example, given, settings, strategies as st
 
 from sallyport.tunnel.alerts import Alert
 from sallyport.tunnel.errors import HelloRefused
-from sallyport.tunnel.sni import MAX_HELLO, ClientHello, least_length, read_client_hello
+from sallyport.tunnel.hello_records import MAX_HELLO
+from sallyport.tunnel.sni import ClientHello, least_length, read_client_hello
 from tests.hostile.hellos import (
     GREASE,
     RANDOM,

@@ -126,7 +126,7 @@ SENDING: dict[Input, Callable[[End], None]] = {
 @pytest.mark.parametrize("state", PATHS)
 @pytest.mark.parametrize("happening", SENDING)
 def test_each_state_and_each_call(side: str, state: State, happening: Input) -> None:
-    """A call that the table has sends its frame; on a stream that has ended it does nothing; else it is an error."""
+    """A call that the table has sends its frame; a stream that has ended ignores it; else it is an error."""
     subject = scene(side, state)
     expected = next_state(state, happening)
     if expected is None and state is not State.CLOSED:

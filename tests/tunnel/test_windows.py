@@ -158,6 +158,17 @@ def test_credit_that_was_used_cannot_be_returned() -> None:
     assert subject.credit_returned(10)
 
 
+def test_returned_credit_takes_what_is_still_to_be_returned_along() -> None:
+    """A peer that is idle does not need the credit that was not sent to it yet either."""
+    budget = MemoryBudget(64 * 1024 * KIB)
+    subject = window(budget)
+    fill_and_drain(subject, 0.0, RTT)
+    subject.received(20_000, 1.0)
+    assert subject.consumed(20_000, 1.0, RTT) == 0
+    assert subject.credit_returned(2 * INITIAL_WINDOW - 20_000 - INITIAL_WINDOW)
+    assert (subject.size, subject.credit, budget.used) == (INITIAL_WINDOW, INITIAL_WINDOW, 0)
+
+
 def stalled(budget: MemoryBudget, stream: int, now: float, owner: object = LINK) -> ReceiveWindow:
     """Return a window that is full since ``now``."""
     subject = window(budget, stream, owner)

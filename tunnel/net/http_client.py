@@ -209,7 +209,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         self._requester = None
         self.deadline.clear()
-        if not clean or self._reader.held or self.transport.is_closing():
+        if not clean or self._lost or self._reader.held or self.transport.is_closing():
             self.abort()
             return
         # A connection that is idle must be heard when it ends.

@@ -1,4 +1,4 @@
-"""One hop, as it should go: requests up and answers down, head first, every piece as it comes, byte for byte."""
+"""One hop, as it should go: requests up, answers down, head first, every piece as it comes, byte for byte."""
 
 import hashlib
 import ssl
@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from sallyport.tunnel.net.http_forward import Answer
-from tests.harness.http_hop import PATIENCE, Caller, Peer, answers, hop_to, request, sends, serve
+from tests.harness.http_hop import PATIENCE, Caller, Peer, answers, hop_to, request, sends, serve, until
 
 pytestmark = pytest.mark.anyio
 
@@ -32,13 +32,14 @@ async def test_a_request_is_rebuilt_and_its_answer_returned() -> None:
 
     async def script(peer: Peer) -> None:
         seen.append(await peer.request())
-        await peer.send(b"HTTP/1.1 201 Made\r\nX-Two: 1\r\nx-two: 2\r\nKeep-Alive: 5\r\nContent-Length: 2\r\n\r\nok")
+        fields = b"X-Two: 1\r\nx-two: 2\r\nKeep-Alive: 5\r\nContent-Length: 2\r\n"
+        await peer.send(b"HTTP/1.1 201 Made\r\n" + fields + b"\r\nok")
         await peer.gone()
 
     with anyio.fail_after(PATIENCE):
         async with serve(script) as upstream, hop_to(upstream.address) as hop:
             async with await Caller.connect(hop.address) as caller:
-                fields = ["Mcp-Method: a", "mcp-method: b", "Connection: X-Gone", "X-Gone: 1", "Authorization: B t"]
+                fields = ["Mcp-Method: a", "mcp-method: b", "Connection: X-Gone", "X-Gone: 1", "Cookie: c"]
                 await caller.send(request(b"hello", target="/mcp?secret=1", fields=fields))
                 reply = await caller.reply()
                 record = await hop.record()
@@ -48,7 +49,7 @@ async def test_a_request_is_rebuilt_and_its_answer_returned() -> None:
         (b"Host", b"upstream.test"),
         (b"Mcp-Method", b"a"),
         (b"mcp-method", b"b"),
-        (b"Authorization", b"B t"),
+        (b"Cookie", b"c"),
         (b"Content-Length", b"5"),
     ]
     assert (reply.status, reply.body) == (201, b"ok")
@@ -63,11 +64,9 @@ async def test_connections_are_kept_alive_on_both_sides() -> None:
     with anyio.fail_after(PATIENCE):
         async with serve(answers()) as upstream, hop_to(upstream.address) as hop:
             async with await Caller.connect(hop.address) as caller:
-                for method in ("POST", "GET", "DELETE", "PUT", "PATCH", "OPTIONS", "HEAD"):
-                    await caller.send(request(None if method in ("GET", "HEAD") else b"x", method=method))
-                    assert (await caller.reply(method)).status == 200 if method != "HEAD" else True
-                    if method == "HEAD":
-                        break
+                for method in ("POST", "GET", "DELETE", "PUT", "PATCH", "OPTIONS"):
+                    await caller.send(request(None if method == "GET" else b"x", method=method))
+                    assert (await caller.reply(method)).status == 200
             record = await hop.record(6)
         assert upstream.accepted == 1
     assert (record.number, record.upstream_number) == (6, 6)
@@ -88,8 +87,8 @@ async def test_an_answer_arrives_piece_by_piece(framing: str) -> None:
         await peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
         for number, event in enumerate(went_on[:3]):
             await event.wait()
-            piece = b"no %d" % number if framing == "length" else b"no %d" % number
-            await peer.send(b"3\r\n%b\r\n" % piece[1:] if framing == "chunked" else piece[1:])
+            piece = b"o %d" % number
+            await peer.send(b"3\r\n%b\r\n" % piece if framing == "chunked" else piece)
         await went_on[3].wait()
         if framing == "chunked":
             await peer.send(b"0\r\n\r\n")
@@ -178,8 +177,7 @@ async def test_pipelined_requests_are_answered_one_after_the_other() -> None:
         async with serve(script) as upstream, hop_to(upstream.address) as hop:
             async with await Caller.connect(hop.address) as caller:
                 await caller.send(b"".join(request(b"body", target=f"/{n}") for n in (1, 2, 3)))
-                while not got:
-                    await anyio.lowlevel.checkpoint()
+                await until(lambda: bool(got))
                 first_answered.set()
                 assert [(await caller.reply()).body for _ in range(3)] == [b"/1", b"/2", b"/3"]
     assert got == [(b"/1", b"body", False), (b"/2", b"body", True), (b"/3", b"body", True)]
@@ -213,7 +211,7 @@ async def test_bodiless_answers() -> None:
     with anyio.fail_after(PATIENCE):
         async with serve(script) as upstream, hop_to(upstream.address) as hop:
             async with await Caller.connect(hop.address) as caller:
-                for method, target in (("HEAD", "/head"), ("GET", "/204"), ("GET", "/304"), ("HEAD", "/head")):
+                for method, target in (("HEAD", "/head"), ("GET", "/204"), ("GET", "/304")):
                     await caller.send(request(method=method, target=target))
                     reply = await caller.reply(method)
                     assert reply.body == b""
@@ -285,9 +283,11 @@ async def test_sixteen_mebibytes_each_way_with_a_slow_reader(
     size = 16 * MiB
     blob = b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(size // 32))
     sent = 0
+    peers = []
 
     async def script(peer: Peer) -> None:
         nonlocal sent
+        peers.append(peer)
         _, body = await peer.request()
         assert body == blob
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -307,11 +307,8 @@ async def test_sixteen_mebibytes_each_way_with_a_slow_reader(
             await caller.send(request(blob))
             caller.expect()
             assert isinstance(await caller.event(), h11.Response)
-            # Nothing is read for a while: the answer must come to a stand and not into our memory.
-            last = -1
-            while sent != last:
-                last = sent
-                await anyio.sleep(0.2)
+            # Nothing is read for a while: the answer must come to a stand, and not into our memory.
+            await until(lambda: peers[0].writer.transport.get_write_buffer_size() > 0)
             assert sent < size
             received = bytearray()
             while isinstance(event := await caller.event(), h11.Data):

@@ -1,0 +1,546 @@
+"""The mux as a whole, two of them in virtual time: handshake, liveness, leaving, limits, memory."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sallyport.tunnel import limits
+from sallyport.tunnel.errors import LimitReached, LinkLost, LinkTimedOut, ProtocolViolation
+from sallyport.tunnel.events import (
+    ControlReceived,
+    GoAwayReceived,
+    HelloReceived,
+    LinkAccepted,
+    Refusal,
+    RefusalReceived,
+    StreamFinished,
+    StreamOpened,
+    StreamWasReset,
+    StreamWritable,
+)
+from sallyport.tunnel.frames import (
+    FrameType,
+    GoAwayReason,
+    RefusalCode,
+    ResetCode,
+    StreamId,
+    encode,
+    read_go_away,
+)
+from sallyport.tunnel.hello import encode_hello, read_refusal
+from sallyport.tunnel.mux import Mux, Side
+from sallyport.tunnel.opening import encode_opening
+from sallyport.tunnel.windows import MemoryBudget
+from tests.harness.mux_pair import MuxPair, ack, frames_of, hello, opening
+
+KIB = 1024
+WINDOW = limits.INITIAL_WINDOW
+
+
+def fresh(side: Side, now: float = 0.0) -> Mux:
+    """Return a mux whose link is not up."""
+    return Mux(side, now=now, budget=MemoryBudget())
+
+
+# Handshake
+
+
+def test_the_handshake() -> None:
+    """HELLO, judgement, HELLO_ACK: neither end is ready before the ACK is sent, and received."""
+    pair = MuxPair(latency=0.1)
+    relay, gateway = pair.relay, pair.gateway
+    gateway.mux.send_hello(hello(50))
+    pair.advance(0.1)
+    assert relay.events == [HelloReceived(hello(50))]
+    assert not relay.mux.is_ready
+    relay.mux.accept(ack())
+    assert relay.mux.is_ready
+    assert not gateway.mux.is_ready
+    pair.advance(0.1)
+    assert gateway.events == [LinkAccepted(ack())]
+    assert gateway.mux.is_ready
+
+
+def test_a_refusal() -> None:
+    """REFUSED carries code, text and time, and is the last thing that both ends say."""
+    refusal = Refusal(RefusalCode.REVOKED, "the certificate of gw1 was revoked", 30.0)
+    pair = MuxPair()
+    pair.gateway.mux.send_hello(hello())
+    pair.pump()
+    pair.relay.mux.refuse(refusal)
+    pair.pump()
+    assert pair.gateway.events == [RefusalReceived(refusal)]
+    for end in (pair.relay, pair.gateway):
+        assert not end.mux.is_ready
+        assert not end.mux.has_output()
+        assert end.mux.next_timeout() is None
+
+
+def test_a_gateway_of_another_version() -> None:
+    """A HELLO of another version is answered by REFUSED, which every version reads."""
+    relay = fresh(Side.RELAY)
+    payload = b'{"version":2,"new":"things"}'
+    with pytest.raises(ProtocolViolation) as caught:
+        relay.receive(encode(FrameType.HELLO, 0, payload), 0.0)
+    assert caught.value.code == GoAwayReason.VERSION
+    [(kind, _, answer)] = frames_of(relay.message_to_send())
+    assert kind == FrameType.REFUSED
+    assert read_refusal(memoryview(answer)).code is RefusalCode.VERSION
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_handshake_that_is_withheld(side: Side) -> None:
+    """An end that waits too long for HELLO, or for its answer, gives up."""
+    mux = fresh(side, now=50.0)
+    if side is Side.GATEWAY:
+        mux.send_hello(hello())
+    assert mux.next_timeout() == 50.0 + limits.HELLO_TIMEOUT
+    assert mux.handle_timer(49.9 + limits.HELLO_TIMEOUT) == []
+    with pytest.raises(LinkTimedOut, match="HELLO"):
+        mux.handle_timer(50.0 + limits.HELLO_TIMEOUT)
+    assert mux.next_timeout() is None
+
+
+@pytest.mark.parametrize(
+    ("side", "call"),
+    [
+        (Side.RELAY, lambda mux: mux.send_hello(hello())),
+        (Side.RELAY, lambda mux: mux.accept(ack())),
+        (Side.RELAY, lambda mux: mux.refuse(Refusal(RefusalCode.INTERNAL, ""))),
+        (Side.GATEWAY, lambda mux: mux.accept(ack())),
+        (Side.GATEWAY, lambda mux: mux.refuse(Refusal(RefusalCode.INTERNAL, ""))),
+        (Side.GATEWAY, lambda mux: (mux.send_hello(hello()), mux.send_hello(hello()))),
+        (Side.GATEWAY, lambda mux: mux.open_stream(opening(), 0.0)),
+    ],
+)
+def test_calls_out_of_turn(side: Side, call: Callable[[Mux], object]) -> None:
+    """What an end may not say now is a mistake in the program, and nothing is sent."""
+    with pytest.raises(RuntimeError):
+        call(fresh(side))
+
+
+def test_calls_that_need_a_link() -> None:
+    """Streams and CONTROL need a link that is up; what ends it does no harm."""
+    mux = fresh(Side.RELAY)
+    with pytest.raises(LinkLost):
+        mux.open_stream(opening(), 0.0)
+    with pytest.raises(LinkLost):
+        mux.send_control("x", {})
+    mux.drop()
+    mux.drop()
+    mux.go_away(GoAwayReason.SHUTDOWN)
+    assert not mux.has_output()
+
+
+# Data
+
+
+def test_a_call_and_its_answer() -> None:
+    """Bytes go both ways, and both directions end in order."""
+    pair = MuxPair.up()
+    stream = pair.open(b"hello")
+    assert pair.gateway.events == [StreamOpened(stream, opening(b"hello"))]
+    pair.relay.mux.send_data(stream, b" gateway")
+    pair.relay.mux.finish(stream)
+    pair.gateway.mux.send_data(stream, b"hello relay")
+    pair.gateway.mux.finish(stream)
+    pair.pump()
+    assert pair.gateway.received[stream] == b"hello gateway"
+    assert pair.relay.received[stream] == b"hello relay"
+    assert pair.gateway.events[-1] == pair.relay.events[-1] == StreamFinished(stream)
+    assert pair.relay.mux.stream_count == pair.gateway.mux.stream_count == 0
+
+
+def test_the_first_bytes_use_credit() -> None:
+    """OPEN's first bytes count against the window like any other data."""
+    pair = MuxPair.up()
+    stream = pair.relay.mux.open_stream(opening(bytes(30_000)), pair.now)
+    pair.gateway.stalled.add(stream)
+    pair.relay.mux.send_data(stream, bytes(WINDOW))
+    pair.pump()
+    assert len(pair.gateway.received[stream]) == WINDOW
+    assert pair.relay.mux.unsent(stream) == 30_000
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_borrowed_bytes(kind: type[bytearray | memoryview]) -> None:
+    """What is not owned by the mux, in either direction, is copied before its owner takes it back."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    buffer = bytearray(b"borrowed")
+    pair.relay.mux.send_data(stream, kind(buffer))
+    buffer[:] = b"________"
+    message = bytearray(pair.relay.mux.message_to_send() or b"")
+    [event] = pair.gateway.mux.receive(kind(message), pair.now)
+    message[:] = bytes(len(message))
+    pair.gateway.handle([event], pair.now)
+    assert pair.gateway.received[stream] == b"borrowed"
+
+
+def test_a_writer_hears_when_to_go_on() -> None:
+    """A stream with much unsent data tells once when little is left."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    pair.gateway.stalled.add(stream)
+    pair.relay.mux.send_data(stream, bytes(4 * WINDOW))
+    pair.pump()
+    assert pair.relay.of(StreamWritable) == []
+    pair.gateway.wake(stream, pair.now)
+    pair.pump()
+    assert pair.relay.of(StreamWritable) == [StreamWritable(stream)]
+    assert pair.relay.mux.unsent(stream) == 0
+
+
+@pytest.mark.parametrize("code", ResetCode)
+def test_a_reset(code: ResetCode) -> None:
+    """RESET ends both directions at once, drops what waits, and carries its code."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    pair.gateway.stalled.add(stream)
+    pair.relay.mux.send_data(stream, bytes(4 * WINDOW))
+    pair.pump()
+    pair.relay.mux.reset(stream, code)
+    assert pair.relay.mux.unsent(stream) == 0
+    pair.pump()
+    assert pair.gateway.of(StreamWasReset) == [StreamWasReset(stream, code, by_peer=True)]
+    assert pair.relay.of(StreamWasReset) == []
+    assert [budget.used for budget in pair.budgets] == [0, 0]
+
+
+def test_resets_that_cross() -> None:
+    """Two RESETs, and data that was under way, pass each other without harm."""
+    pair = MuxPair.up(latency=0.1)
+    stream = pair.open()
+    pair.advance(0.2)
+    pair.relay.mux.send_data(stream, b"late")
+    pair.relay.mux.reset(stream, ResetCode.CANCELLED)
+    pair.gateway.mux.send_data(stream, b"late")
+    pair.gateway.mux.finish(stream)
+    pair.gateway.mux.message_to_send()
+    pair.gateway.mux.reset(stream, ResetCode.INTERNAL)
+    pair.advance(1)
+    assert pair.relay.mux.is_ready
+    assert pair.gateway.mux.is_ready
+    assert pair.relay.mux.stream_count == pair.gateway.mux.stream_count == 0
+
+
+def test_calls_for_a_stream_that_has_ended() -> None:
+    """Whoever has not heard of a stream's end yet may still use it, without effect."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    pair.gateway.mux.reset(stream, ResetCode.CANCELLED)
+    pair.pump()
+    mux = pair.relay.mux
+    mux.send_data(stream, b"x")
+    mux.finish(stream)
+    mux.consumed(stream, 10, pair.now)
+    mux.reset(stream, ResetCode.CANCELLED)
+    assert mux.unsent(stream) == 0
+    assert not mux.has_output()
+
+
+# Control, leaving
+
+
+def test_control_both_ways() -> None:
+    """A named message arrives as it was sent, in both directions."""
+    pair = MuxPair.up()
+    pair.relay.mux.send_control("statement", {"number": 1})
+    pair.gateway.mux.send_control("status", {})
+    pair.pump()
+    assert pair.gateway.events == [ControlReceived("statement", {"number": 1})]
+    assert pair.relay.events == [ControlReceived("status", {})]
+
+
+@pytest.mark.parametrize("who", ["relay", "gateway"])
+def test_leaving(who: str) -> None:
+    """After GO_AWAY, from either end, nothing is opened and what is open goes on to its end."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    leaving, other = (pair.relay, pair.gateway) if who == "relay" else (pair.gateway, pair.relay)
+    leaving.mux.go_away(GoAwayReason.SHUTDOWN, "maintenance")
+    leaving.mux.go_away(GoAwayReason.SHUTDOWN)
+    pair.pump()
+    assert other.of(GoAwayReceived) == [GoAwayReceived(GoAwayReason.SHUTDOWN, stream, "maintenance")]
+    assert pair.relay.mux.is_leaving
+    assert pair.gateway.mux.is_leaving
+    with pytest.raises(LimitReached, match="going away"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+    for end in (pair.relay, pair.gateway):
+        end.mux.send_data(stream, b"to the end")
+        end.mux.finish(stream)
+    pair.pump()
+    assert pair.relay.received[stream] == pair.gateway.received[stream] == b"to the end"
+
+
+def test_a_stream_that_crosses_go_away() -> None:
+    """A stream opened while the gateway's GO_AWAY was under way was never begun, and ends once as REFUSED."""
+    pair = MuxPair.up(latency=0.1)
+    pair.gateway.mux.go_away(GoAwayReason.REPLACED)
+    pair.pump()
+    stream = pair.relay.mux.open_stream(opening(b"first"), pair.now)
+    pair.relay.mux.send_data(stream, b"more")
+    pair.advance(1)
+    assert pair.relay.of(StreamWasReset) == [StreamWasReset(stream, ResetCode.REFUSED, by_peer=True)]
+    assert pair.gateway.of(StreamOpened) == []
+    assert pair.relay.mux.is_ready
+    assert pair.gateway.mux.is_ready
+
+
+def test_the_last_stream_number() -> None:
+    """At the last number the relay leaves; the stream that has it still works."""
+    pair = MuxPair.up()
+    pair.relay.mux._streams.last = StreamId(limits.STREAM_ID_MAX - 1)
+    stream = pair.open(b"last")
+    assert stream == limits.STREAM_ID_MAX
+    assert pair.gateway.of(GoAwayReceived)[0].reason is GoAwayReason.STREAM_IDS
+    assert pair.gateway.received[stream] == b"last"
+    with pytest.raises(LimitReached, match="stream ids"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+
+
+def test_what_a_violation_leaves() -> None:
+    """After the peer broke the protocol one message is left, GO_AWAY with the reason; memory is free."""
+    pair = MuxPair.up()
+    stream = pair.open()
+    pair.gateway.stalled.add(stream)
+    pair.relay.mux.send_data(stream, bytes(WINDOW))
+    pair.pump()
+    pair.gateway.mux.send_data(stream, b"never leaves")
+    with pytest.raises(ProtocolViolation):
+        pair.gateway.mux.receive(b"rubbish", pair.now)
+    [(kind, _, payload)] = frames_of(pair.gateway.mux.message_to_send())
+    assert kind == FrameType.GO_AWAY
+    last_stream, reason, text = read_go_away(memoryview(payload))
+    assert (last_stream, reason) == (stream, GoAwayReason.PROTOCOL)
+    assert text == "7 stray bytes after the last frame of a message"
+    assert pair.gateway.mux.message_to_send() is None
+    assert pair.budgets[1].used == 0
+    with pytest.raises(ProtocolViolation):
+        pair.gateway.mux.receive(encode(FrameType.FINISH, stream), pair.now)
+    assert not pair.gateway.mux.has_output()
+
+
+# Limits
+
+
+@pytest.mark.parametrize("of", ["relay", "gateway"])
+def test_as_many_streams_as_both_ends_allow(of: str) -> None:
+    """The relay opens no more streams than either end allows, and another when one has ended."""
+    pair = MuxPair.up(max_streams=3) if of == "gateway" else MuxPair.up()
+    if of == "relay":
+        pair.relay.mux._streams.most = 3
+    streams = [pair.open() for _ in range(3)]
+    with pytest.raises(LimitReached, match="streams"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+    pair.relay.mux.reset(streams[0], ResetCode.CANCELLED)
+    pair.open()
+
+
+def test_a_gateway_that_is_full_refuses() -> None:
+    """A stream beyond the gateway's limit is refused with a reason, and the others do not notice."""
+    pair = MuxPair.up()
+    first = pair.open()
+    pair.gateway.mux._streams.most = 1
+    second = pair.open(b"data")
+    assert pair.relay.events == [StreamWasReset(second, ResetCode.OVERLOADED, by_peer=True)]
+    pair.relay.mux.send_data(first, b"unharmed")
+    pair.pump()
+    assert pair.gateway.received[first] == b"unharmed"
+
+
+def test_opening_is_rate_limited() -> None:
+    """A relay keeps well below the rate that the gateway would call a flood."""
+    pair = MuxPair.up(max_streams=limits.OPEN_BURST_SENT + 10)
+    for _ in range(limits.OPEN_BURST_SENT):
+        pair.relay.mux.open_stream(opening(), pair.now)
+    with pytest.raises(LimitReached, match="opens per second"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+    pair.pump()
+    assert len(pair.gateway.of(StreamOpened)) == limits.OPEN_BURST_SENT
+
+
+def test_opening_stops_when_nobody_reads() -> None:
+    """While a megabyte of OPENs waits for the carrier, no stream is opened."""
+    pair = MuxPair.up()
+    for _ in range(limits.CONTROL_LANE // (16 * KIB)):
+        pair.relay.mux.open_stream(opening(bytes(16 * KIB)), pair.now)
+    with pytest.raises(LimitReached, match="output"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+    pair.pump()
+    pair.open()
+
+
+# Memory
+
+
+def test_while_memory_is_exhausted_no_stream_is_opened() -> None:
+    """Both ends refuse new streams while all of their budget is used: one by an error, one by a code."""
+    pair = MuxPair.up(budget=2 * WINDOW)
+    streams = [pair.open() for _ in range(2)]
+    for stream in streams:
+        pair.gateway.stalled.add(stream)
+        pair.relay.mux.send_data(stream, bytes(WINDOW))
+    pair.pump()
+    refused = pair.open()
+    assert pair.relay.events == [StreamWasReset(refused, ResetCode.OVERLOADED, by_peer=True)]
+    for stream in streams:
+        pair.relay.stalled.add(stream)
+        pair.gateway.mux.send_data(stream, bytes(WINDOW))
+    pair.pump()
+    with pytest.raises(LimitReached, match="memory"):
+        pair.relay.mux.open_stream(opening(), pair.now)
+
+
+def test_slow_consumers_are_reset_when_memory_is_short() -> None:
+    """With more than half of the budget held for a minute, the longest-stalled streams end, on both ends."""
+    pair = MuxPair.up(budget=8 * WINDOW)
+    streams = [pair.open() for _ in range(6)]
+    for stream in streams:
+        pair.gateway.stalled.add(stream)
+        pair.relay.mux.send_data(stream, bytes(2 * WINDOW))
+        pair.advance(1)
+    pair.advance(limits.SLOW_CONSUMER_AFTER - 7)
+    assert pair.gateway.of(StreamWasReset) == []
+    pair.advance(10)
+    slow = [StreamWasReset(stream, ResetCode.SLOW_CONSUMER, by_peer=False) for stream in streams[:2]]
+    assert pair.gateway.of(StreamWasReset) == slow
+    assert [event.stream for event in pair.relay.of(StreamWasReset)] == streams[:2]
+    pair.advance(600)
+    assert len(pair.gateway.of(StreamWasReset)) == 2
+    assert pair.budgets[1].used == 4 * WINDOW
+
+
+def test_below_half_stalled_streams_are_left_alone() -> None:
+    """While there is memory, a consumer may pause for an hour and then go on."""
+    pair = MuxPair.up(budget=8 * WINDOW)
+    stream = pair.open()
+    pair.gateway.stalled.add(stream)
+    data = bytes(range(256)) * 2 * KIB
+    pair.relay.mux.send_data(stream, data)
+    pair.advance(3600)
+    pair.gateway.wake(stream, pair.now)
+    pair.pump()
+    assert pair.gateway.received[stream] == data
+
+
+def test_links_share_the_memory_of_their_process() -> None:
+    """When two links hold all memory, the longest-stalled of both ends, and the other link's go on."""
+    budget = MemoryBudget(3 * WINDOW)
+    muxes = []
+    for _ in range(2):
+        mux = Mux(Side.GATEWAY, now=0.0, budget=budget)
+        mux.send_hello(hello())
+        mux.message_to_send()
+        mux.receive(encode(FrameType.HELLO_ACK, 0, encode_hello(ack())), 0.0)
+        muxes.append(mux)
+    open_payload = encode_opening(opening())
+    for now, mux, stream in ((0.0, muxes[0], 1), (1.0, muxes[1], 1), (1.0, muxes[1], 2)):
+        mux.receive(encode(FrameType.OPEN, stream, open_payload), now)
+        mux.receive(encode(FrameType.DATA, stream, bytes(WINDOW)), now)
+    assert muxes[1].handle_timer(2.5) == []
+    assert muxes[0].handle_timer(2.5) == [StreamWasReset(StreamId(1), ResetCode.SLOW_CONSUMER, by_peer=False)]
+    assert muxes[1].handle_timer(3.0) == []
+
+
+def test_a_window_grows_to_the_path() -> None:
+    """On a long path one stream ends up with the bandwidth-delay product, within the largest window."""
+    pair = MuxPair.up(latency=0.1)
+    stream = pair.open()
+    pair.advance(1)
+    rates = []
+    for _ in range(12):
+        before = len(pair.relay.received[stream])
+        pair.gateway.mux.send_data(stream, bytes(8 * 1024 * KIB))
+        pair.round_trips(1)
+        rates.append(len(pair.relay.received[stream]) - before)
+    assert rates[0] == WINDOW
+    assert rates[-1] >= 2 * 1024 * KIB
+    assert pair.budgets[0].used <= limits.MAX_WINDOW
+    assert pair.budgets[0].used >= limits.MAX_WINDOW - WINDOW
+
+
+def test_an_idle_stream_gives_its_credit_back() -> None:
+    """What a stream was lent for a large answer goes back when it is idle, and the stream still works."""
+    pair = MuxPair.up(latency=0.1)
+    stream = pair.open()
+    pair.advance(1)
+    pair.gateway.mux.send_data(stream, bytes(32 * 1024 * KIB))
+    pair.advance(30)
+    assert len(pair.relay.received[stream]) == 32 * 1024 * KIB
+    pair.advance(30)
+    assert pair.budgets[0].used == 0
+    assert pair.gateway.sent[FrameType.RETURN] == 1
+    pair.gateway.mux.send_data(stream, bytes(10 * WINDOW))
+    pair.gateway.mux.finish(stream)
+    pair.advance(30)
+    assert len(pair.relay.received[stream]) == 32 * 1024 * KIB + 10 * WINDOW
+    assert pair.relay.events[-1] == StreamFinished(stream)
+
+
+def test_a_lost_link_gives_its_memory_back() -> None:
+    """When the carrier is gone, what its streams held and were lent is free for the other links."""
+    pair = MuxPair.up()
+    for _ in range(5):
+        stream = pair.open()
+        pair.gateway.stalled.add(stream)
+        pair.relay.mux.send_data(stream, bytes(WINDOW))
+    pair.relay.mux.finish(stream)
+    pair.gateway.mux.finish(stream)
+    pair.pump()
+    assert pair.budgets[1].used == 5 * WINDOW
+    pair.gateway.mux.drop()
+    assert pair.budgets[1].used == 0
+    assert pair.budgets[1].stalled == {}
+    assert pair.gateway.mux.stream_count == 0
+
+
+# Liveness
+
+
+def test_an_idle_link_stays_up() -> None:
+    """An hour of silence costs a few PINGs a minute, and nothing else happens."""
+    pair = MuxPair.up(latency=0.05)
+    pair.advance(3600)
+    assert pair.relay.events == pair.gateway.events == []
+    pings = pair.relay.sent[FrameType.PING] + pair.gateway.sent[FrameType.PING]
+    assert 3600 / limits.PING_AFTER * 0.5 < pings <= 2 * 3600 / limits.PING_AFTER + 2
+    assert pair.relay.mux.rtt == pytest.approx(0.1)
+    assert pair.gateway.mux.rtt == pytest.approx(0.1)
+
+
+def test_a_half_open_link_is_noticed() -> None:
+    """When one direction drops everything, the end that hears nothing gives up in less than ten seconds."""
+    pair = MuxPair.up(latency=0.05)
+    pair.advance(60)
+    broken = pair.now
+    pair.gateway.is_held = True
+    with pytest.raises(LinkTimedOut):
+        pair.advance(60)
+    assert pair.now - broken < 10
+    assert not pair.relay.mux.is_ready
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.6, 1.3, 2.4])
+def test_a_path_that_is_down_for_five_seconds(offset: float) -> None:
+    """A short outage, felt for 6.2 s with TCP's backoff, ends no link, whenever it begins."""
+    pair = MuxPair.up(latency=0.05)
+    pair.advance(60 + offset)
+    pair.relay.is_held = pair.gateway.is_held = True
+    pair.advance(6.2)
+    pair.relay.is_held = pair.gateway.is_held = False
+    pair.advance(60)
+    assert pair.relay.mux.is_ready
+    assert pair.gateway.mux.is_ready
+
+
+def test_pings_pass_bulk() -> None:
+    """While a window is full and megabytes wait, PING and PONG still go through."""
+    pair = MuxPair.up(latency=0.01)
+    stream = pair.open()
+    pair.gateway.stalled.add(stream)
+    pair.relay.mux.send_data(stream, bytes(8 * 1024 * KIB))
+    pair.advance(60)
+    assert pair.relay.mux.is_ready
+    assert pair.gateway.mux.is_ready
+    assert pair.relay.sent[FrameType.PONG] + pair.gateway.sent[FrameType.PONG] > 20
