@@ -21,7 +21,7 @@ from sallyport.certs.issuer import add_domains, create_identity, issue_caller, i
 from sallyport.certs.names import Role, domain as checked_domain, holder_name, relay_address
 from sallyport.certs.storage import is_present
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 issue = typer.Typer(no_args_is_help=True, help="Issue a certificate with a new key.")
 app.add_typer(issue, name="issue")
 

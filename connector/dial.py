@@ -16,7 +16,6 @@ it with the stream, so one id finds the connection in all three logs.
 """
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 from datetime import datetime
@@ -32,7 +31,7 @@ from sallyport.certs.verify import verified_chain, verify_bundle, verify_identit
 from sallyport.config.fields import Address
 from sallyport.connector.errors import CallerRefused, HopFailed, OwnCertificateRefused, RelayUnreachable
 from sallyport.connector.refusals import Attempt, explain_handshake, explain_loss, reason_of
-from sallyport.connector.tcp import open_tcp
+from sallyport.tunnel.net.tcp import connect_tcp
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.sni import read_client_hello
 from sallyport.tunnel.tls_engine import TlsEngine
@@ -90,12 +89,13 @@ class Dialler:
             HopFailed: No gateway of the tunnel was reached; the subclass says where it failed.
         """
         loop = asyncio.get_running_loop()
-        sock = await self._reach_relay()
         greeter = _Greeter(loop, protocol)
-        _, transport = await loop.create_connection(lambda: self._transport(greeter, loop), sock=sock)
+        transport = self._transport(greeter, loop)
         try:
+            await self._reach_relay(transport)
             await greeter.introduced
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, HopFailed):
+            greeter.introduced.cancel()
             transport.abort()
             raise
         except Exception as error:
@@ -133,10 +133,10 @@ class Dialler:
     def _attempt(self, transport: GatewayTransport) -> Attempt:
         return Attempt(self.tunnel, self.caller, transport.reference)
 
-    async def _reach_relay(self) -> socket.socket:
+    async def _reach_relay(self, transport: GatewayTransport) -> None:
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
-                return await open_tcp(self.relay)
+                await connect_tcp(self.relay.host, self.relay.port, lambda: transport)
         except TimeoutError as error:
             why = reason_of(error) if error.errno else f"no answer within {CONNECT_TIMEOUT:g} seconds"
             raise RelayUnreachable(self.tunnel, address=str(self.relay), why=why) from error

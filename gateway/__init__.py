@@ -11,7 +11,7 @@ The way of a call, from the outside in:
 * ``routes``         SNI, Host and path: which server, which path (``raw_path``: what a path may look like)
 * ``policy``         Origin, keys, Authorization
 * ``servers``        the config's servers: each one's pool, policy and timeouts
-* ``upstream``       dials one of them (``upstream_url``, ``happy_eyeballs``)
+* ``upstream``       dials one of them (``upstream_url``)
 
 Around it: ``identity`` judges the gateway's own files, ``app`` runs everything, ``check`` and ``status`` are
 behind the commands of ``cli``; ``errors`` is what can go wrong. ``routes``, ``raw_path``, ``policy``,

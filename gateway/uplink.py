@@ -39,6 +39,7 @@ from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.sockets import tune_link
 from sallyport.tunnel.net.stream import Stream
+from sallyport.tunnel.net.tcp import connect_tcp
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.net.websocket import WebSocketCarrier
 from sallyport.tunnel.tls_engine import TlsEngine
@@ -287,12 +288,11 @@ class _Attempt:
         if self._tls is not None:
             self._tls.abort()
 
-    async def _connect(self, protocol: asyncio.Protocol) -> None:
+    async def _connect(self, protocol: TlsTransport) -> None:
         settings = self._settings
-        loop = asyncio.get_running_loop()
         try:
             with anyio.fail_after(_CONNECT_TIMEOUT):
-                transport, _ = await loop.create_connection(lambda: protocol, settings.host, settings.port)
+                await connect_tcp(settings.host, settings.port, lambda: protocol)
         except TimeoutError as error:
             detail = f"no answer within {_CONNECT_TIMEOUT:.0f} s"
             raise RelayUnreachable(settings.address, detail) from error
@@ -300,7 +300,7 @@ class _Attempt:
             raise RelayUnreachable(settings.address, f"the name has no address ({error.strerror})") from error
         except OSError as error:
             raise RelayUnreachable(settings.address, error.strerror or str(error)) from error
-        tune_link(transport.get_extra_info("socket"))
+        tune_link(protocol.get_extra_info("socket"))
 
     def _verify_relay(self, tls: ssl.SSLObject) -> None:
         check_pin(tls, self._settings.trust)

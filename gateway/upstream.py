@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import anyio
 
 from sallyport.gateway.errors import UpstreamFailed, UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
-from sallyport.gateway.happy_eyeballs import ProtocolFactory, connect_tcp
 from sallyport.gateway.upstream_url import UpstreamUrl
 from sallyport.tunnel.errors import TlsFailed, TunnelError
+from sallyport.tunnel.net.tcp import ProtocolFactory, connect_tcp
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.tls_engine import TlsEngine
 

@@ -1,9 +1,10 @@
 """
 Who may have a link: the decision that follows a gateway's HELLO.
 
-TLS has shown by then that the gateway has the key to a certificate under its tunnel's root. Everything else that
-speaks against the link is said here, as a ``Refusal`` in words with a code for programs: a TLS alert would come
-too early to know it and too late to be understood (identity §4). Revocation will be one more reason.
+TLS has shown by then that the gateway has the key to a certificate under its tunnel's root. Everything else
+that speaks against the link is said here, as a ``Refusal`` in words with a code for programs: a TLS alert
+would come too early to know it and too late to be understood (identity §4). Revocation will be one more
+reason.
 
 Pure: the tunnel's row, the verified chain and the time in, an identity or a refusal out.
 """

@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from sallyport.certs.errors import CertificateError
 from sallyport.certs.names import Identity
 from sallyport.certs.verify import verified_chain
+from sallyport.relay.link_judgement import judge
 from sallyport.relay.registry import LiveLink, Registry, Tunnel
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal

@@ -31,7 +31,7 @@ class FirstMessage:
     The first handshake message of a connection, as far as it is there.
 
     Attributes:
-        message: the message with its header and without those of the records; ``None`` while bytes are missing.
+        message: the message without record headers; ``None`` while bytes of it are missing.
         length: the bytes of the records that hold it: what they come to when it is whole, and the least that
             they can come to until then.
     """

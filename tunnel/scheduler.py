@@ -184,7 +184,7 @@ class Scheduler:
         return finished
 
     def _add_control(self, pieces: _Pieces, room: int) -> int:
-        """Add as many control frames as fit, and return the room that is left, 0 when some did not fit."""
+        """Add as many control frames as fit; return the room left for data, none while one of them waits."""
         pieces.extend(self._pongs)
         room -= sum(map(len, self._pongs))
         self._pongs.clear()
@@ -199,7 +199,7 @@ class Scheduler:
         for stream in list(islice(self._windows, room // _CREDIT_FRAME)):
             pieces.append(encode_credit(FrameType.WINDOW, stream, self._windows.pop(stream)))
             room -= _CREDIT_FRAME
-        return 0 if self._windows else room
+        return room
 
     def _add_data(self, pieces: _Pieces, room: int) -> None:
         """Give streams their turns until the message is full or nobody may send."""

@@ -97,6 +97,7 @@ class Streams:
         self._swept = now
 
     def __len__(self) -> int:
+        """Return how many streams are open, or have bytes that their consumer did not take yet."""
         return len(self._open) + len(self._draining)
 
     @property
@@ -109,6 +110,7 @@ class Streams:
     # Receiving: each takes a frame of the right shape, adds events, and may raise ProtocolViolation.
 
     def open_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
+        """Take OPEN: begin the stream, or refuse it with a code that says it was never begun."""
         self._guard.open_received(now)
         if self._side is Side.RELAY or self.peer_has_left:
             raise violation("OPEN from a gateway, or after GO_AWAY")
@@ -125,6 +127,7 @@ class Streams:
             happened.append(StreamOpened(stream, opening))
 
     def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
+        """Take DATA within the credit; what is given on is a copy."""
         record = self._receiving(stream, _DATA_RECEIVED, now, happened)
         if record is None:
             return
@@ -136,6 +139,7 @@ class Streams:
     def window_received(
         self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
     ) -> None:
+        """Take WINDOW: the stream may send more."""
         record = self._receiving(stream, Input.WINDOW_RECEIVED, now, happened)
         if record is None:
             return
@@ -150,11 +154,13 @@ class Streams:
     def return_received(
         self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
     ) -> None:
+        """Take RETURN: the peer will not use credit that it was granted."""
         record = self._receiving(stream, Input.RETURN_RECEIVED, now, happened)
         if record is not None and not record.window.credit_returned(read_credit(payload)):
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 
     def finish_received(self, stream: StreamId, _: memoryview, now: float, happened: list[Event]) -> None:
+        """Take FINISH: the peer sends no more, and needs no more credit."""
         record = self._receiving(stream, Input.FINISH_RECEIVED, now, happened)
         if record is None:
             return
@@ -167,6 +173,7 @@ class Streams:
     def reset_received(
         self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
     ) -> None:
+        """Take RESET: the stream has ended in both directions."""
         self._guard.reset_received(now)
         if self._receiving(stream, Input.RESET_RECEIVED, now, happened) is not None:
             self._forget(stream)
@@ -218,6 +225,7 @@ class Streams:
         return stream
 
     def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> None:
+        """Queue data behind what is queued; raises RuntimeError after ``finish``."""
         record = self._open.get(stream)
         if record is None or not data:
             return
@@ -226,12 +234,14 @@ class Streams:
         self._scheduler.send_data(record.lane, data if type(data) is bytes else bytes(data))
 
     def finish(self, stream: StreamId) -> None:
+        """Queue FINISH behind the data; raises RuntimeError when that was done already."""
         record = self._open.get(stream)
         if record is not None:
             _check_sendable(record, Input.FINISH_SENT)
             self._scheduler.finish(record.lane)
 
     def reset(self, stream: StreamId, code: ResetCode) -> None:
+        """End a stream at once, dropping what is queued for it and what waits."""
         if stream in self._open:
             self._forget(stream)
             self._scheduler.send_control(encode_reset(stream, code))
@@ -239,6 +249,7 @@ class Streams:
             window.release()
 
     def consumed(self, stream: StreamId, count: int, *, now: float, rtt: float | None) -> None:
+        """Give credit for bytes that the consumer took; raises ValueError for more than came."""
         record = self._open.get(stream)
         if record is not None:
             credit = record.window.consumed(count, now, rtt)
@@ -250,6 +261,7 @@ class Streams:
                 self._draining.pop(stream).release()
 
     def unsent(self, stream: StreamId) -> int:
+        """Return how many bytes are queued and not yet pulled; 0 once the stream has ended."""
         record = self._open.get(stream)
         return 0 if record is None else record.lane.unsent
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sallyport.relay.registry import MAX_LINKS, LiveLink, Registry, Tunnel, TunnelState
 
@@ -101,6 +101,7 @@ def test_links_of_a_gateway_do_not_weigh_more() -> None:
     assert all(chosen["gw1", index] >= 20 for index in range(4))
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from([f"gw{number}" for number in range(8)]), min_size=2), st.data())
 def test_a_gateway_that_leaves_moves_only_its_own_callers(gateways: set[str], data: st.DataObject) -> None:
     """Callers of the gateways that stay keep theirs, whatever order the links came up in."""

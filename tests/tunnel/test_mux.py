@@ -25,6 +25,7 @@ from sallyport.tunnel.frames import (
     ResetCode,
     StreamId,
     encode,
+    encode_go_away,
     read_go_away,
 )
 from sallyport.tunnel.hello import encode_hello, read_refusal
@@ -287,6 +288,16 @@ def test_a_stream_that_crosses_go_away() -> None:
     assert pair.gateway.mux.is_ready
 
 
+def test_streams_that_the_gateway_never_began() -> None:
+    """The relay takes streams above GO_AWAY's last one for refused, and keeps those up to it."""
+    pair = MuxPair.up()
+    streams = [pair.open() for _ in range(4)]
+    frame = encode_go_away(streams[1], GoAwayReason.SHUTDOWN, "")
+    events = pair.relay.mux.receive(frame, pair.now)
+    assert events[1:] == [StreamWasReset(stream, ResetCode.REFUSED, by_peer=True) for stream in streams[2:]]
+    assert pair.relay.mux.stream_count == 2
+
+
 def test_the_last_stream_number() -> None:
     """At the last number the relay leaves; the stream that has it still works."""
     pair = MuxPair.up()
@@ -324,12 +335,14 @@ def test_what_a_violation_leaves() -> None:
 # Limits
 
 
-@pytest.mark.parametrize("of", ["relay", "gateway"])
-def test_as_many_streams_as_both_ends_allow(of: str) -> None:
+@pytest.mark.parametrize(("relay", "gateway"), [(3, 10), (10, 3)])
+def test_as_many_streams_as_both_ends_allow(relay: int, gateway: int) -> None:
     """The relay opens no more streams than either end allows, and another when one has ended."""
-    pair = MuxPair.up(max_streams=3) if of == "gateway" else MuxPair.up()
-    if of == "relay":
-        pair.relay.mux._streams.most = 3
+    pair = MuxPair(max_streams=relay)
+    pair.gateway.mux.send_hello(hello(gateway))
+    pair.pump()
+    pair.relay.mux.accept(ack(relay))
+    pair.pump()
     streams = [pair.open() for _ in range(3)]
     with pytest.raises(LimitReached, match="streams"):
         pair.relay.mux.open_stream(opening(), pair.now)
@@ -369,6 +382,25 @@ def test_opening_stops_when_nobody_reads() -> None:
         pair.relay.mux.open_stream(opening(), pair.now)
     pair.pump()
     pair.open()
+
+
+def test_a_peer_that_provokes_answers_and_does_not_read() -> None:
+    """OPENs below the rate of a flood still end the link when their refusals pile up unread."""
+    pair = MuxPair.up()
+    pair.gateway.mux.go_away(GoAwayReason.SHUTDOWN)
+    payload, now, stream = encode_opening(opening()), pair.now, 0
+
+    def open_one_after_another() -> None:
+        nonlocal now, stream
+        for _ in range(2 * limits.CONTROL_LANE // 14):
+            stream += 1
+            now += 1 / limits.OPEN_RATE
+            assert pair.gateway.mux.receive(encode(FrameType.OPEN, stream, payload), now) == []
+
+    with pytest.raises(ProtocolViolation, match="not read") as caught:
+        open_one_after_another()
+    assert caught.value.code == GoAwayReason.FLOOD
+    assert stream == pytest.approx(limits.CONTROL_LANE / 14, rel=0.01)
 
 
 # Memory

@@ -1,4 +1,4 @@
-"""SPEC.md against the code: what the page says in tables is what the code does (§8 is held by test_corpus)."""
+"""SPEC.md against the code, table by table and number by number; §8 is held by test_corpus."""
 
 import re
 from enum import IntEnum

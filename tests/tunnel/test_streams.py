@@ -170,6 +170,27 @@ def test_credit_that_waits_is_dropped_at_finish() -> None:
     assert subject.sent() == []
 
 
+def test_a_peer_that_finishes_gives_back_what_it_was_lent() -> None:
+    """After the peer's FINISH its window is not lent any more, though the stream goes on."""
+    subject = scene("gateway", State.OPEN)
+    subject.receive(encode(FrameType.DATA, S, b"x"))
+    subject.end.mux.consumed(S, 1, subject.pair.now)
+    assert subject.pair.budgets[1].used == 1000
+    subject.receive(encode(FrameType.FINISH, S))
+    assert subject.pair.budgets[1].used == 0
+    assert state_of(subject) is State.HALF_CLOSED_REMOTE
+
+
+def test_nothing_is_returned_on_a_finished_stream() -> None:
+    """Credit that comes after this end's FINISH is not given back: RETURN after FINISH would be an error."""
+    subject = scene("gateway", State.HALF_CLOSED_LOCAL)
+    subject.receive(encode_credit(FrameType.WINDOW, S, 1_000_000))
+    for _ in range(4):
+        subject.pair.now += 15
+        subject.end.mux.handle_timer(subject.pair.now)
+    assert FrameType.RETURN not in subject.sent()
+
+
 def test_data_of_a_finished_stream_is_consumed_later() -> None:
     """A stream that ended in order stays counted until its consumer has taken the last byte."""
     subject = scene("gateway", State.HALF_CLOSED_LOCAL)

@@ -229,6 +229,17 @@ def test_a_consumer_that_drains_is_not_stalled() -> None:
     assert first not in budget.stalled
 
 
+def test_more_bytes_do_not_make_a_stall_younger() -> None:
+    """A stream stalls when a quarter of its window waits, and trickling in the rest does not put that off."""
+    budget = MemoryBudget(INITIAL_WINDOW)
+    subject = window(budget)
+    subject.received(INITIAL_WINDOW // 4 - 1, 0.0)
+    assert not budget.stalled
+    for now in range(1, 40):
+        subject.received(INITIAL_WINDOW // 60, float(now))
+    assert budget.stalled == {subject: 1.0}
+
+
 def test_a_released_window_is_not_stalled() -> None:
     """A stream that has ended is not ended again."""
     budget = MemoryBudget(INITIAL_WINDOW)

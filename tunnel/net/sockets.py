@@ -30,8 +30,10 @@ def tune_link(sock: socket.socket) -> None:
 
 
 def tune_stream(sock: socket.socket) -> None:
-    """Prepare a connected socket to carry calls: small writes leave at once."""
+    """Prepare a connected socket to carry calls: small writes leave at once, a vanished peer is noticed."""
     _try(sock, "IPPROTO_TCP", "TCP_NODELAY", 1)
+    # Nobody but the kernel asks whether the peer of an idle answer stream is still there.
+    _try(sock, "SOL_SOCKET", "SO_KEEPALIVE", 1)
 
 
 def _try(sock: socket.socket, level: str, option: str, value: int | bytes) -> None:

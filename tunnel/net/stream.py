@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # How long a stream that this end has closed waits for the other end's FINISH before it is reset: long
 # enough for a peer on a slow path to answer, short enough that a peer which never does costs little.
-_LINGER = 5.0
+_LINGER = 2.0
 
 
 class Stream(asyncio.Transport):

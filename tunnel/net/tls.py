@@ -66,6 +66,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
+        if self._closing:  # Whoever wanted this connection has given it up while it was being made.
+            self._lower.abort()
+            return
         if self._engine.tls.server_side:
             return
         try:
@@ -144,6 +147,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def abort(self) -> None:
         self._closing = True
+        self._timer.cancel()
         if self._lower is not None:
             self._lower.abort()
 

@@ -1,25 +1,28 @@
 """
 A TCP connection to a host that may have several addresses: the first that answers (RFC 8305).
 
-asyncio can do this in ``create_connection``, uvloop cannot, and the gateway runs on both. So addresses are
-resolved and tried here, IPv6 and IPv4 by turns, each a quarter of a second after the one before or as soon
-as that one failed; the first connection wins and the others are closed.
+asyncio can do this in ``create_connection``, uvloop cannot, and this runs on both. So addresses are resolved
+and tried here, IPv6 and IPv4 by turns, each a quarter of a second after the one before or as soon as that one
+failed; the first connection wins and the others are closed. A laptop whose IPv6 leads nowhere would otherwise
+wait out the whole limit.
 
 No socket object of ours is handed to a loop. uvloop closes the descriptor of ``sock=`` behind the object's
 back when a protocol closes in its ``connection_made``; the object then closes that number a second time, and
 by then it may be somebody else's connection.
 
-``OSError`` passes through as it is: what it means for a call is said in ``upstream``.
+``OSError`` passes through as it is: what it means is said by whoever dials.
 """
 
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import cast
 
 import anyio
+
+from sallyport.tunnel.net.sockets import tune_stream
 
 # RFC 8305 §8 recommends 250 ms between attempts.
 ATTEMPT_DELAY_SECONDS = 0.25
@@ -50,8 +53,13 @@ async def _resolve(host: str, port: int) -> list[str]:
     """Resolve a name to addresses, both families by turns, in the resolver's order within each (§4)."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    first = [_address(place) for family, _, _, _, place in found if family == found[0][0]]
-    second = [_address(place) for family, _, _, _, place in found if family != found[0][0]]
+    return taking_turns([(family, _address(place)) for family, _, _, _, place in found])
+
+
+def taking_turns(found: Sequence[tuple[int, str]]) -> list[str]:
+    """Let the families alternate, beginning with the one that the resolver put first (RFC 8305 §4)."""
+    first = [address for family, address in found if family == found[0][0]]
+    second = [address for family, address in found if family != found[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, second)) if each is not None]
 
 
@@ -90,6 +98,7 @@ class _Race:
         if self._is_won:
             return False
         self._is_won = True
+        tune_stream(transport.get_extra_info("socket"))
         protocol = self._factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
