@@ -3,7 +3,7 @@ A caller's connection, from its socket to its stream.
 
 The caller's hello has been judged and the links that may carry it are known, best first. What is left is one
 decision that only trying can make: a link may be at one of its limits, and then the next one is asked. The
-stream opens with the first bytes that are read, the whole ClientHello among them; from then on the connection
+stream opens with the ClientHello, the first that is read of the connection; from then on the connection
 belongs to the splice (``tunnel.net.splice``) and nothing here is on the path of the bytes.
 
 When no link takes the stream, the connection has not answered yet and is turned away with an alert like any
@@ -23,7 +23,6 @@ from sallyport.tunnel.alerts import SPEC_ALERTS, Situation
 from sallyport.tunnel.errors import LimitReached, LinkLost, LinkTimedOut, StreamReset, TunnelError
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.frames import ResetCode
-from sallyport.tunnel.limits import OPEN_FIRST_MAX
 from sallyport.tunnel.net.splice import Splice
 from sallyport.tunnel.sni import ClientHello
 
@@ -84,7 +83,8 @@ class CallerConnection(asyncio.Protocol):
         if transport is None:
             raise AssertionError("asyncio calls connection_made first")
         self._started = self._loop.time()
-        first, rest = data[:OPEN_FIRST_MAX], data[OPEN_FIRST_MAX:]
+        # OPEN carries the hello and no more: whatever else has come already is data, and is counted as such.
+        first, rest = data[: self._hello.length], data[self._hello.length :]
         splice = Splice(self._open_stream, ended=self._stream_ended)
         splice.open_far(first)
         if splice.far.transport is None:
@@ -117,6 +117,7 @@ class CallerConnection(asyncio.Protocol):
                 self._refusal = self._refusal or error
                 continue
             self._gateway = live.gateway
+            self._candidates = ()  # which would outlive their links here
             return stream
         raise self._refusal or AssertionError("a caller has at least one candidate")
 

@@ -107,14 +107,11 @@ class TunnelStore:
     def __init__(self, url: str) -> None:
         self._engine = _connect(url)
         self._shown = self._engine.url.render_as_string(hide_password=True)
-        with self._transaction() as connection:
-            version = _prepare(connection)
-        if version != SCHEMA_VERSION:
-            raise DatabaseFailed(
-                self._shown,
-                f"its schema has version {version}, not {SCHEMA_VERSION}",
-                "install a newer sallyport",
-            )
+        try:
+            self._open()
+        except DatabaseFailed:
+            self.close()
+            raise
 
     def close(self) -> None:
         """
@@ -207,6 +204,13 @@ class TunnelStore:
                 raise TunnelRefused(known.id, "it is archived, which is for good")
             moment = now.astimezone(UTC).isoformat(timespec="seconds")
             _change(connection, label, state=state.value, updated=moment)
+
+    def _open(self) -> None:
+        with self._transaction() as connection:
+            version = _prepare(connection)
+        if version != SCHEMA_VERSION:
+            reason = f"its schema has version {version}, not {SCHEMA_VERSION}"
+            raise DatabaseFailed(self._shown, reason, "install a newer sallyport")
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

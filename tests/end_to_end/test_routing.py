@@ -87,7 +87,7 @@ REFUSED = [
     (TICKETS, TICKETS, "/mcp//admin", 403),
     (TICKETS, TICKETS, "//mcp", 403),
     (TICKETS, TICKETS, "/mcp/..;/admin", 403),
-    (TICKETS, TICKETS, "/mcp\\..\\admin", 403),
+    (TICKETS, TICKETS, "/mcp\\..\\admin", 400),
     (BARE, BARE, "/tickets/../wiki/mcp", 403),
     (BARE, BARE, "//tickets/mcp", 403),
 ]

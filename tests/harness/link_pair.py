@@ -8,7 +8,7 @@ must not depend on what carries it.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, cast
 
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
@@ -36,8 +36,7 @@ class Recorder(asyncio.Protocol):
         self._changed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         self._changed.set()
 
     def data_received(self, data: bytes) -> None:

@@ -10,6 +10,7 @@ Several tunnels, several gateways of a tunnel and several connectors may run at 
 in the logs, under a deadline. ``Product.close`` ends what is still running, by process id.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -136,7 +137,7 @@ class Product:
             "health": f"{LOOPBACK}:{self.relay_health}",
             "log": {"level": self.log_level, "format": "json"},
         }
-        (self.relay_folder / "relay.yaml").write_text(yaml.safe_dump(settings))
+        (self.relay_folder / "relay.yaml").write_text(_yaml(settings))
 
 
 @dataclass
@@ -196,7 +197,7 @@ class Tunnel:
             **(settings or {}),
         }
         path = self.folder / f"gateway-{name}.yaml"
-        path.write_text(yaml.safe_dump(content))
+        path.write_text(_yaml(content))
         return path
 
     @property
@@ -306,6 +307,11 @@ class Stage:
     tunnel: Tunnel
     gateway: ChildProcess
     connector: Connector
+
+
+def _yaml(content: Mapping[str, object]) -> str:
+    # By way of JSON, so that nothing is shared and no anchor appears, which the product refuses.
+    return yaml.safe_dump(json.loads(json.dumps(content)))
 
 
 def free_port() -> int:

@@ -212,8 +212,10 @@ class UpstreamConnection(asyncio.Protocol):
         if not clean or self._lost or self._reader.held or self.transport.is_closing():
             self.abort()
             return
-        # A connection that is idle must be heard when it ends.
+        # A connection that is idle must be heard when it ends. What TLS has held back may come at once.
         self.transport.resume_reading()
+        if self.transport.is_closing():
+            return
         self.deadline.set(self._pool.idle_timeout)
         self._pool.take_back(self)
 

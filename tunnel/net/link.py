@@ -10,6 +10,7 @@ the sum of the windows that the mux has granted.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from sallyport.tunnel import events
@@ -137,7 +138,9 @@ class Link:
         if not self.is_ready:
             raise LinkLost("the link is not up")
         stream_id = self._mux.open_stream(opening, self.loop.time())
-        stream = self._add_stream(stream_id, opening, protocol)
+        # The first bytes are on their way; the stream need not hold them as long as it lives.
+        stream = Stream(self, stream_id, replace(opening, first=b""))
+        self._connect_stream(stream, protocol)
         self._schedule_flush()
         return stream
 
@@ -269,16 +272,11 @@ class Link:
                 assert_never(event)
 
     def _stream_opened(self, stream_id: StreamId, opening: Opening) -> None:
-        stream = Stream(self, stream_id, opening)
+        stream = Stream(self, stream_id, replace(opening, first=b""))
         protocol = self._handler.stream_opened(self, stream, opening)
         self._connect_stream(stream, protocol)
         if opening.first:
             stream.deliver(opening.first)
-
-    def _add_stream(self, stream_id: StreamId, opening: Opening, protocol: asyncio.Protocol) -> Stream:
-        stream = Stream(self, stream_id, opening)
-        self._connect_stream(stream, protocol)
-        return stream
 
     def _connect_stream(self, stream: Stream, protocol: asyncio.Protocol) -> None:
         self._streams[stream.stream_id] = stream
@@ -367,8 +365,10 @@ class Link:
         self._lost = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._carrier is not None:
-            self._carrier.close() if error is None or self._closing else self._carrier.abort()
+        if self._carrier is not None and error is None:
+            self._carrier.close()
+        elif self._carrier is not None:
+            self._carrier.abort()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lose(LinkLost("the link to the gateway or the relay was lost"))

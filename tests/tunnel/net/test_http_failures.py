@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import h11
@@ -330,11 +331,14 @@ async def test_a_reset_behind_the_answer_does_not_lose_it(
     def upstream() -> None:
         for _ in range(_ROUNDS):
             sock, _address = listener.accept()
+            sock.settimeout(PATIENCE)
+            # Else the answer may wait here for an acknowledgement, and the reset discard it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if server_tls is not None:
                 sock = server_tls.wrap_socket(sock, server_side=True)
             sock.recv(1000)
             has_request.set()
-            may_answer.wait()
+            assert may_answer.wait(PATIENCE)
             may_answer.clear()
             sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nlarge")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -342,11 +346,12 @@ async def test_a_reset_behind_the_answer_does_not_lose_it(
             has_reset.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(PATIENCE):
+        listener.settimeout(PATIENCE)
         async with (
             hop_to(listener.getsockname(), upstream_tls=client_tls) as hop,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(anyio.to_thread.run_sync, upstream)
+            tasks.start_soon(partial(anyio.to_thread.run_sync, upstream, abandon_on_cancel=True))
             for _ in range(_ROUNDS):
                 async with await Caller.connect(hop.address) as caller:
                     await caller.send(request(fields=["Content-Length: 1000000"]) + b"x")

@@ -1,0 +1,269 @@
+"""The pool: which connection carries a request, and that none carries it twice."""
+
+import asyncio
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from sallyport.tunnel.errors import TlsFailed
+from sallyport.tunnel.net.http_forward import ForwardFailure
+from tests.harness.http_hop import (
+    PATIENCE,
+    Caller,
+    Hop,
+    Peer,
+    answers,
+    hop_to,
+    request,
+    serve,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def call(hop: Hop) -> int:
+    """Make one call on a connection of its own and return its status."""
+    async with await Caller.connect(hop.address) as caller:
+        await caller.send(request(b"x"))
+        return (await caller.reply()).status
+
+
+async def test_callers_share_idle_connections() -> None:
+    """One after the other they need one."""
+    with anyio.fail_after(PATIENCE):
+        async with serve(answers()) as upstream, hop_to(upstream.address) as hop:
+            for _ in range(5):
+                assert await call(hop) == 200
+            assert upstream.accepted == 1
+    assert [record.upstream_number for record in hop.records] == [1, 2, 3, 4, 5]
+
+
+async def test_idle_connections_are_bounded_and_the_last_used_goes_first() -> None:
+    """A burst dials; then the most recent ones are kept and the rest is closed."""
+    closed = 0
+    together = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        nonlocal closed
+        await peer.request()
+        await together.wait()
+        await peer.send(OK)
+        await peer.gone()
+        closed += 1
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address, max_idle=2) as hop:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(call, hop)
+                await until(lambda: upstream.accepted == 5)
+                together.set()
+            await until(lambda: closed == 3)
+
+
+async def test_an_idle_connection_is_closed_in_time() -> None:
+    """By us, before the server does it."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.gone()
+        gone.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address, pool_idle=0.1) as hop:
+            assert await call(hop) == 200
+            await gone.wait()
+
+
+@pytest.mark.parametrize("what", [b"", b"HTTP/1.1 408 Timeout\r\nContent-Length: 0\r\n\r\n"])
+async def test_an_idle_connection_that_is_told_something_is_dropped(what: bytes) -> None:
+    """Bytes that nobody asked for, or an end: the next request has a connection of its own."""
+    tell, told = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await tell.wait()
+        if what:
+            await peer.send(what)
+            await peer.gone()
+        told.set()
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address) as hop:
+            assert await call(hop) == 200
+            tell.set()
+            await told.wait()
+            assert await call(hop) == 200
+            assert upstream.accepted == 2
+
+
+async def test_a_connection_found_closed_before_it_is_used_is_passed_over() -> None:
+    """The loop has not told of the end yet, and nothing was written: a new one is dialled."""
+    with anyio.fail_after(PATIENCE):
+        peers: list[Peer] = []
+
+        async def script(peer: Peer) -> None:
+            peers.append(peer)
+            while True:
+                await peer.request()
+                await peer.send(OK)
+
+        async with serve(script) as upstream, hop_to(upstream.address) as hop:
+            async with await Caller.connect(hop.address) as caller:
+                await caller.send(request(b"x"))
+                await caller.reply()
+                # In one turn of the loop: the server closes, and the next request comes.
+                peers[0].reset()
+                await asyncio.sleep(0)
+                hop.servers[0].data_received(request(b"x"))
+                assert (await caller.reply()).status == 200
+            assert upstream.accepted == 2
+
+
+@pytest.mark.parametrize("fields", [b"Connection: close\r\nContent-Length: 0\r\n", b""])
+async def test_an_answer_that_ends_its_connection(fields: bytes) -> None:
+    """It says so, or it has no other end: either way there is no next request on it."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
+        if fields:
+            await peer.gone()
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address) as hop:
+            assert [await call(hop), await call(hop)] == [200, 200]
+            assert upstream.accepted == 2
+
+
+async def test_a_request_is_never_sent_twice() -> None:
+    """A kept connection that ends under a request fails it: it may have been executed."""
+    seen = []
+
+    async def script(peer: Peer) -> None:
+        seen.append(await peer.request())
+        await peer.send(OK)
+        seen.append(await peer.request())
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address) as hop:
+            assert [await call(hop), await call(hop)] == [200, 502]
+            assert upstream.accepted == 1
+    assert len(seen) == 2
+    failure = hop.records[1].failure
+    assert failure is not None
+    assert (failure.stage, failure.executed) == ("head", "unknown")
+
+
+async def test_closing_the_pool() -> None:
+    """Idle connections close now, and one that is lent when its answer is complete."""
+    go_on, gone = asyncio.Event(), []
+
+    async def script(peer: Peer) -> None:
+        head, _ = await peer.request()
+        if head.method == b"POST":
+            await go_on.wait()
+        await peer.send(OK)
+        await peer.gone()
+        gone.append(head.method)
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address) as hop:
+            async with await Caller.connect(hop.address) as one, await Caller.connect(hop.address) as two:
+                await one.send(request(b"x"))
+                await until(lambda: upstream.accepted == 1)
+                await two.send(request(method="GET"))
+                await two.reply("GET")
+                hop.pool.close()
+                await until(lambda: gone == [b"GET"])
+                go_on.set()
+                assert (await one.reply()).status == 200
+                await until(lambda: len(gone) == 2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "alert", "executed"),
+    [(False, "certificate_required", "no"), (False, None, "unknown"), (True, "internal_error", "unknown")],
+)
+async def test_a_tls_alert_in_place_of_the_first_answer(kept: bool, alert: str | None, executed: str) -> None:
+    """A server that refuses a certificate after the handshake has not looked at the request."""
+    waiting = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        if kept:
+            await peer.request()
+            await peer.send(OK)
+        await peer.request()
+        waiting.set()
+        await peer.gone()
+
+    protocols: list[asyncio.Protocol] = []
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream:
+
+            async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
+                protocols.append(factory())
+                await asyncio.get_running_loop().create_connection(lambda: protocols[-1], *upstream.address)
+
+            async with hop_to(upstream.address, dial=dial) as hop:
+                if kept:
+                    assert await call(hop) == 200
+                async with await Caller.connect(hop.address) as caller:
+                    await caller.send(request(b"x"))
+                    await waiting.wait()
+                    protocols[0].connection_lost(TlsFailed(alert, "as TlsTransport tells it"))
+                    assert (await caller.reply()).status == 502
+    failure = hop.records[-1].failure
+    assert isinstance(failure, ForwardFailure)
+    assert failure.executed == executed
+
+
+class HoldingTransport(asyncio.Transport):
+    """A transport that, like TLS, delivers what it has held back as soon as reading goes on."""
+
+    def __init__(self, protocol: asyncio.Protocol, held: bytes) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._held = held
+        self._closing = False
+
+    def write(self, data: object) -> None:
+        self._protocol.data_received(OK)
+
+    def resume_reading(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._protocol.data_received(held)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def abort(self) -> None:
+        self._closing = True
+
+    def close(self) -> None:
+        self._closing = True
+
+
+async def test_bytes_held_back_behind_an_answer_spoil_its_connection() -> None:
+    """They come while the connection is given back, and it is not kept."""
+    made: list[asyncio.Protocol] = []
+
+    async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
+        made.append(factory())
+        made[-1].connection_made(HoldingTransport(made[-1], b"HTTP/1.1 200 OK\r\n"))
+
+    with anyio.fail_after(PATIENCE):
+        async with hop_to(("127.0.0.1", 1), dial=dial) as hop:
+            assert [await call(hop), await call(hop)] == [200, 200]
+    assert len(made) == 2
