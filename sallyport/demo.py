@@ -153,19 +153,23 @@ async def _start_sample(parts: Parts) -> str:
 
 
 async def _make_identity(parts: Parts, relay_port: int) -> None:
+    address = f"{_HOST}:{relay_port}"
     await _sallyport(
-        parts, "identity", "certs", "init", "--domain", _DOMAIN, "--relay", f"{_HOST}:{relay_port}"
+        parts, "identity", "certs", "init", "--domain", _DOMAIN, "--relay", address, "--name", "gw1"
     )
-    async with anyio.create_task_group() as tasks:
-        for kind, name in (("gateway", "gw1"), ("link", "gw1"), ("caller", "agent")):
-            tasks.start_soon(_sallyport, parts, "identity", "certs", "issue", kind, name)
+    await _sallyport(parts, "identity", "certs", "issue", "caller", "agent")
 
 
 async def _make_relay(parts: Parts, relay_port: int) -> None:
-    address = f"{_HOST}:{relay_port}"
-    await _sallyport(
-        parts, "relay", "relay", "init", "--domain", _DOMAIN, "--listen", address, "--host", _HOST
-    )
+    await _sallyport(parts, "relay", "relay", "init", "--domain", _DOMAIN, "--host", _HOST)
+    # Its own configuration is replaced: that one has the fixed ports which a real relay of this machine has.
+    config = {
+        "listen": f"{_HOST}:{relay_port}",
+        "domain": _DOMAIN,
+        "tls": {"certificate": "relay.pem", "key": "relay.key"},
+        "log": {"format": "json"},
+    }
+    await anyio.Path(parts.folder, "relay.yaml").write_text(yaml.safe_dump(config))
 
 
 def _write_gateway_config(plan: _Plan, relay_port: int, upstream: str) -> str:

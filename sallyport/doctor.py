@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sallyport.config.logs import configure_logging
+from sallyport.config.sections import LogConfig
 from sallyport.hops import Verdict, in_order
 
 _MARKS = {
@@ -49,6 +51,8 @@ def doctor(
         raise typer.BadParameter(
             "name one of --config and --bundle: they are two different places to look from"
         )
+    # What the parts log on the way would stand in the middle of the verdicts, which say it better.
+    configure_logging(LogConfig(level="error"))
     verdicts = in_order(anyio.run(_collect, _examine(config, bundle)))
     if as_json:
         typer.echo(json.dumps(_as_json(verdicts), indent=2))

@@ -80,9 +80,9 @@ def test_integers(key: str, least: int, most: int) -> None:
     """An integer is in its range, and is no float, boolean or text."""
     for value in (least, least + 1, most - 1, most):
         assert getattr(read_hello(payload(HELLO | {key: value})), key) == value
-    for value in (least - 1, most + 1, 2**64, -(2**63), 1.0, 1.5, True, False, None, "1", [1], {}):
+    for unwanted in (least - 1, most + 1, 2**64, -(2**63), 1.0, 1.5, True, False, None, "1", [1], {}):
         with pytest.raises(ProtocolViolation, match=key):
-            read_hello(payload(HELLO | {key: value}))
+            read_hello(payload(HELLO | {key: unwanted}))
 
 
 @pytest.mark.parametrize(("key", "least", "most"), [("boot_id", 1, 64), ("software", 0, 128)])

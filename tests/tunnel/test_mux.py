@@ -59,7 +59,7 @@ def test_the_handshake() -> None:
     assert not gateway.mux.is_ready
     pair.advance(0.1)
     assert gateway.events == [LinkAccepted(ack())]
-    assert gateway.mux.is_ready
+    gateway.mux.send_control("x", {})
 
 
 def test_a_refusal() -> None:

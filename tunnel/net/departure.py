@@ -107,10 +107,11 @@ class Departure:
             self.abort()
 
     def _cut_when_flushed(self) -> None:
-        if self._transport.get_write_buffer_size() and self._loop.time() < self._cut_until:
+        transport = self._transport
+        if transport.get_write_buffer_size() and self._loop.time() < self._cut_until:
             self._deadline.set(_CUTTING_INTERVAL)
             return
-        sock = self._transport.get_extra_info("socket")
-        if self._resets and sock is not None and not self._transport.is_closing():
+        sock = None if transport.get_extra_info("ssl_object") else transport.get_extra_info("socket")
+        if self._resets and sock is not None and not transport.is_closing():
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()

@@ -85,6 +85,7 @@ class Exchange:
         self._record = record
         self._dialling: Dialling | None = None
         self._connection: UpstreamConnection | None = None
+        self._is_starting = False
         self._is_over = False
         # Going up
         self._head = encode_request(forward.head)  # empty once it was sent
@@ -101,10 +102,10 @@ class Exchange:
         self._answer_paused = False
 
     def start(self) -> None:
-        """Ask for a connection; the request follows when there is one."""
-        dialling = self._forward.upstream.lend(self)
-        if self._connection is None and not self._is_over:
-            self._dialling = dialling
+        """Ask for a connection; the request follows when there is one and it is flushed."""
+        self._is_starting = True
+        self._dialling = self._forward.upstream.lend(self)
+        self._is_starting = False
 
     # The request, from the caller's side
 
@@ -173,7 +174,9 @@ class Exchange:
             connection.pause_answer()
         self._held = 0
         self.resume_request()
-        self.flush()
+        # An idle connection is there at once; then the head waits for what came with it, for one write.
+        if not self._is_starting:
+            self.flush()
 
     def dial_failed(self, error: Exception) -> None:
         """Report that the request went nowhere."""

@@ -253,9 +253,9 @@ class Link:
             case events.StreamFinished(stream=stream_id):
                 if (stream := self._streams.get(stream_id)) is not None:
                     stream.deliver_eof()
-            case events.StreamWasReset(stream=stream_id, code=code):
+            case events.StreamWasReset(stream=stream_id, code=code, by_peer=by_peer):
                 if (stream := self._streams.pop(stream_id, None)) is not None:
-                    stream.lose(StreamReset(code, by_peer=True))
+                    stream.lose(StreamReset(code, by_peer=by_peer))
             case events.HelloReceived(hello=hello):
                 self._judge(hello)
             case events.LinkAccepted(ack=ack):

@@ -233,8 +233,10 @@ class HoldingTransport(asyncio.Transport):
         self._protocol = protocol
         self._held = held
         self._closing = False
+        self.written: list[object] = []
 
     def write(self, data: object) -> None:
+        self.written.append(data)
         self._protocol.data_received(OK)
 
     def resume_reading(self) -> None:
@@ -267,3 +269,20 @@ async def test_bytes_held_back_behind_an_answer_spoil_its_connection() -> None:
         async with hop_to(("127.0.0.1", 1), dial=dial) as hop:
             assert [await call(hop), await call(hop)] == [200, 200]
     assert len(made) == 2
+
+
+async def test_head_and_body_leave_as_one_write() -> None:
+    """On a new connection and on a kept one: what came together leaves together."""
+    transports: list[HoldingTransport] = []
+
+    async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
+        protocol = factory()
+        transports.append(HoldingTransport(protocol, b""))
+        protocol.connection_made(transports[-1])
+
+    with anyio.fail_after(PATIENCE):
+        async with hop_to(("127.0.0.1", 1), dial=dial) as hop:
+            assert [await call(hop), await call(hop)] == [200, 200]
+    assert len(transports) == 1
+    head = b"POST /mcp HTTP/1.1\r\nHost: upstream.test\r\nContent-Length: 1\r\n\r\n"
+    assert transports[0].written == [head + b"x"] * 2
