@@ -235,6 +235,8 @@ async def _call(plan: _Plan, parts: Parts, tunnel: _Tunnel) -> tuple[str, float]
     try:
         with anyio.fail_after(_CALL_LIMIT):
             async with Client(plan.endpoint(tunnel.upstream).url) as client:
+                if not plan.server:
+                    await client.list_tools()  # an agent looks at the tools before it calls one
                 began = time.monotonic()
                 answer = await (_list_tools(client) if plan.server else _read_ticket(client))
                 return answer, time.monotonic() - began
@@ -268,8 +270,9 @@ async def _stay_up(plan: _Plan, parts: Parts, tunnel: _Tunnel, screen: Screen) -
 
 
 def _import_client() -> None:
-    """Import what the call needs while the others come up: it takes as long as they do."""
-    importlib.import_module("mcp")
+    """Import what the client needs, some of it only at its first call, while the others come up."""
+    for module in ("mcp", "jsonschema"):
+        importlib.import_module(module)
 
 
 def _free_port() -> int:

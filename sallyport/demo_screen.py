@@ -69,10 +69,10 @@ class Screen:
 
 def _what_was_seen(who: str, in_short: str, line: LogLine, width: int) -> Panel:
     """Lay out one log line, field by field, as it was written."""
-    fields = Table.grid(padding=(0, 1))
+    fields = Table.grid(padding=(0, 1), expand=True)
     names = [name for name in line if name not in _OF_EVERY_LINE]
     fields.add_column(style="dim", no_wrap=True, min_width=max(map(len, names)))
-    fields.add_column(overflow="ellipsis", no_wrap=True)
+    fields.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for name in names:
         fields.add_row(name, str(line[name]))
     return Panel(fields, title=who, subtitle=in_short, width=width)

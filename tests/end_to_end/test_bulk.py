@@ -20,7 +20,7 @@ from tests.harness.rough_upstream import RoughUpstream, pattern
 SIZE = 64 << 20
 _PAUSES = 4
 _PATIENCE = 50  # seconds
-# A stream's window grows to 4 MiB at most, in the gateway and in the relay; the rest is room for the allocator.
+# A window grows to 4 MiB at most, in relay and gateway; the rest is room for the allocator.
 _GROWTH = 24 << 20
 
 

@@ -285,7 +285,11 @@ def test_nothing_is_accepted_that_h11_refuses(raw: bytes) -> None:
     assert isinstance(theirs, h11.Request)
     assert (ours.method, ours.version) == (theirs.method, theirs.http_version)
     assert theirs.target.endswith(ours.target) or theirs.target.startswith(b"http")
-    assert ours.headers == theirs.headers.raw_items()
+    # h11 writes the name of a transfer coding, which has no case, in lower case.
+    as_h11_writes = [
+        (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in ours.headers
+    ]
+    assert as_h11_writes == theirs.headers.raw_items()
 
 
 @settings(max_examples=1500, deadline=None)
