@@ -287,7 +287,8 @@ def test_nothing_is_accepted_that_h11_refuses(raw: bytes) -> None:
     assert theirs.target.endswith(ours.target) or theirs.target.startswith(b"http")
     # h11 writes the name of a transfer coding, which has no case, in lower case.
     as_h11_writes = [
-        (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in ours.headers
+        (name, value.lower() if name.lower() == b"transfer-encoding" else value)
+        for name, value in ours.headers
     ]
     assert as_h11_writes == theirs.headers.raw_items()
 
