@@ -25,9 +25,18 @@ class Reason(Enum):
 
     UNKNOWN_ISSUER = (
         "no chain to the root",
-        ("unable to get local issuer certificate", "UNABLE_TO_GET_ISSUER_CERT_LOCALLY"),
+        # Node's second word is for a leaf whose own issuer is not there.
+        (
+            "unable to get local issuer certificate",
+            "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+            "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+        ),
     )
-    BAD_SIGNATURE = ("bad signature", ("certificate signature failure", "CERT_SIGNATURE_FAILURE"))
+    BAD_SIGNATURE = (
+        "bad signature",
+        # curl shows the first of OpenSSL's errors, which for a signature is where ASN1_item_verify failed.
+        ("certificate signature failure", "CERT_SIGNATURE_FAILURE", "asn1 encoding routines::EVP lib"),
+    )
     WRONG_PURPOSE = ("not for servers", ("unsuitable certificate purpose", "INVALID_PURPOSE"))
     OUTSIDE_CONSTRAINTS = ("outside the constraints", ("permitted subtree violation",))
     STALE_KEYS = ("keys of another talk", ("bad record mac",))
@@ -97,13 +106,20 @@ def _impersonation(name: str, reason: Reason, pem: Path) -> Attack:
     return Attack(name, reason, lambda genuine: behaviour)
 
 
-def public_authority(folder: Path, host: str) -> tuple[trustme.CA, Path]:
-    """Make the stand-in for a public CA, and a server certificate of it for a name of the tunnel."""
+def public_server_file(authority: trustme.CA, tunnel: Tunnel, folder: Path) -> Path:
+    """
+    Have a CA that public clients trust certify the tunnel's names, which whoever holds the DNS can.
+
+    Args:
+        authority: the stand-in for that CA.
+        tunnel: the victim.
+        folder: where the file goes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    authority = trustme.CA()
     pem = folder / "server.pem"
-    authority.issue_cert(host).private_key_and_cert_chain_pem.write_to_path(str(pem))
-    return authority, pem
+    names = (tunnel.host("tickets"), tunnel.host())
+    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    return pem
 
 
 @dataclass(frozen=True)
@@ -145,12 +161,7 @@ def _shadow_root(tunnel: Tunnel, folder: Path) -> Path:
 
 
 def _public_authority(tunnel: Tunnel, folder: Path) -> Path:
-    # The name is the one that the client asks for; the connector asks for the tunnel's bare name.
-    folder.mkdir(parents=True, exist_ok=True)
-    pem = folder / "server.pem"
-    names = (tunnel.host("tickets"), tunnel.host())
-    trustme.CA().issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(pem))
-    return pem
+    return public_server_file(trustme.CA(), tunnel, folder)
 
 
 def _stolen_link(tunnel: Tunnel, folder: Path) -> Path:

@@ -14,7 +14,8 @@ import anyio
 from sallyport.config.loader import load_relay
 from sallyport.config.logs import configure_logging
 from sallyport.relay import app
-from sallyport.relay.registry import Registry
+from sallyport.relay.links import GatewayLink
+from sallyport.relay.registry import LiveLink, Registry
 
 
 def main() -> None:
@@ -22,10 +23,10 @@ def main() -> None:
     config, victim, other = sys.argv[1:]
     honest = Registry.candidates
 
-    def crossed(registry: Registry[object], label: str, address: str) -> object:
+    def crossed(registry: Registry[GatewayLink], label: str, address: str) -> list[LiveLink[GatewayLink]]:
         return honest(registry, other if label == victim else label, address)
 
-    Registry.candidates = crossed  # type: ignore[method-assign,assignment]
+    Registry.candidates = crossed  # type: ignore[method-assign,assignment]  # this is the sabotage
     settings = load_relay(Path(config))
     configure_logging(settings.log)
     anyio.run(app.run, settings)

@@ -1,8 +1,8 @@
 """
 What an attacker finds who owns the relay: its files and its memory, searched for keys.
 
-A private key on P-256 is a number of 32 bytes. It is looked for as that number in both byte orders, as OpenSSL
-and files hold it, in hexadecimal, and as the base64 lines of its PEM form.
+A private key on P-256 is a number of 32 bytes. It is looked for as that number in both byte orders, as
+OpenSSL and files hold it, in hexadecimal, and as the base64 lines of its PEM forms.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ class Loot:
     """
     How many private keys the search found.
 
-    ``own`` are the relay's, which are there and prove that the search sees; ``tunnels`` are those of a tunnel,
-    none of which may be.
+    ``own`` are the relay's, which are there and prove that the search sees; ``tunnels`` are those of a
+    tunnel, none of which may be.
     """
 
     own: list[str]
@@ -72,5 +72,5 @@ def _needles(path: Path) -> list[bytes]:
 def _secret_lines(key: ec.EllipticCurvePrivateKey) -> list[bytes]:
     """Return the lines of both PEM forms with digits of the number in them; the others are public."""
     modern = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).splitlines()
-    traditional = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).splitlines()
-    return [*modern[1:3], traditional[1]]
+    older = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).splitlines()
+    return [*modern[1:3], older[1]]

@@ -6,29 +6,41 @@ listener how its own stands: a second link of the same gateway could be given ca
 The canary call needs a caller's bundle; one that lies in the identity folder is used.
 """
 
+import asyncio
+import contextlib
 import http.client
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
+from cryptography import x509
 
 from sallyport.certs.bundle import Bundle
+from sallyport.certs.contexts import link_client_context
 from sallyport.certs.errors import CertificateError
+from sallyport.certs.names import link_host
+from sallyport.certs.relay_trust import Pin, spki_pin
 from sallyport.config.gateway import GatewayConfig
 from sallyport.doctor_caller import call_through
 from sallyport.gateway.errors import GatewayError, RelayRefused
 from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
-from sallyport.gateway.uplink import probe_link
+from sallyport.gateway.uplink import UplinkSettings, probe_link
 from sallyport.hops import Hop, Verdict, failed, judge_clock, passed, skipped
 from sallyport.tunnel.errors import LinkRefused, TlsFailed
 from sallyport.tunnel.limits import MEMORY_BUDGET
+from sallyport.tunnel.net.tcp import connect_tcp
+from sallyport.tunnel.net.tls import TlsTransport
+from sallyport.tunnel.tls_engine import TlsEngine
 from sallyport.tunnel.windows import MemoryBudget
 
 _HEALTH_LIMIT = 2.0  # seconds; the listener is on this machine
+_LOOK_LIMIT = 10.0  # seconds
 
 
 async def examine_as_gateway(config: GatewayConfig) -> AsyncIterator[Verdict]:
@@ -66,7 +78,7 @@ def _status_of_running(config: GatewayConfig) -> Mapping[str, object] | None:
     if config.health is None:
         return None
     connection = http.client.HTTPConnection(*config.health, timeout=_HEALTH_LIMIT)
-    with closing(connection):
+    with contextlib.closing(connection):
         try:
             connection.request("GET", "/status")
             status = json.load(connection.getresponse())
@@ -93,13 +105,13 @@ def _told_by(running: Mapping[str, object], config: GatewayConfig) -> list[Verdi
 
 
 async def _try_link(config: GatewayConfig, identity: GatewayIdentity) -> list[Verdict]:
-    address = config.relay.address
+    address, settings = config.relay.address, uplink_settings(config, identity)
     try:
-        ack = await probe_link(uplink_settings(config, identity), budget=MemoryBudget(MEMORY_BUDGET))
+        ack = await probe_link(settings, budget=MemoryBudget(MEMORY_BUDGET))
     except (GatewayError, CertificateError) as error:
         if _is_answer_of_relay(error):
             return [passed(Hop.RELAY, f"{address} answers"), failed(Hop.LINK, error)]
-        return [failed(Hop.RELAY, error)]
+        return [await _name_impostor(failed(Hop.RELAY, error), settings)]
     return [
         passed(Hop.RELAY, f"{address} proves itself by {_proof(config)}"),
         passed(Hop.LINK, f"the relay ({ack.software}) accepts a link"),
@@ -113,6 +125,58 @@ def _is_answer_of_relay(error: Exception) -> bool:
     return isinstance(error, RelayRefused) and (
         isinstance(cause, LinkRefused) or (isinstance(cause, TlsFailed) and cause.alert is not None)
     )
+
+
+async def _name_impostor(verdict: Verdict, settings: UplinkSettings) -> Verdict:
+    """Add which certificate was shown, if one was: that tells a proxy that opens TLS from a wrong address."""
+    shown = await _certificate_shown(settings)
+    if shown is None:
+        return verdict
+    subject, issuer = (_printable(name.rfc4514_string()) for name in (shown.subject, shown.issuer))
+    what = f"{verdict.what}; it shows a certificate for {subject}, from {issuer}, pin {spki_pin(shown)}"
+    return replace(verdict, what=what)
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text fit for a terminal: no escape sequences, and not a page of it."""
+    return "".join(c if c.isprintable() else "?" for c in text[:100]) or "no name"
+
+
+async def _certificate_shown(settings: UplinkSettings) -> x509.Certificate | None:
+    """Return the certificate of whoever answers, believing nothing of it; None where there is none."""
+    loop = asyncio.get_running_loop()
+    visitor = _Visitor(loop)
+    believing_nothing = link_client_context(settings.leaf, Pin(bytes(32)))
+    host = link_host(settings.tunnel.label, settings.domain)
+    tls = TlsTransport(
+        TlsEngine(believing_nothing, server_side=False, server_hostname=host),
+        visitor,
+        loop=loop,
+        verify=visitor.look,
+        handshake_timeout=_LOOK_LIMIT,
+    )
+    with anyio.move_on_after(_LOOK_LIMIT), contextlib.suppress(OSError):
+        await connect_tcp(settings.host, settings.port, lambda: tls)
+        return await visitor.seen
+    return None
+
+
+class _Visitor(asyncio.Protocol):
+    """Looks at the peer's certificate and leaves."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.seen: asyncio.Future[x509.Certificate | None] = loop.create_future()
+
+    def look(self, tls: ssl.SSLObject) -> None:
+        certificate = tls.getpeercert(binary_form=True)
+        self.seen.set_result(x509.load_der_x509_certificate(certificate) if certificate else None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.seen.done():
+            self.seen.set_result(None)
 
 
 def _proof(config: GatewayConfig) -> str:

@@ -53,9 +53,8 @@ def bulk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_download_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
     """The reader stops until the sender cannot send any more, goes on, and has every byte in its place."""
     expected = pattern(SIZE)
-    with socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE) as connection:
+    with _connect(bulk) as connection, connection.makefile("rb") as stream:
         connection.sendall(_head("GET", f"/mcp/bytes/{SIZE}", bulk.connector.port))
-        stream = connection.makefile("rb")
         length = _read_head(stream)
         received = bytearray()
         for part in range(1, _PAUSES + 1):
@@ -76,7 +75,7 @@ def test_an_upload_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
     """
     data = memoryview(pattern(SIZE))
     bulk.upstream.may_read.clear()
-    with socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE) as connection:
+    with _connect(bulk) as connection, connection.makefile("rb") as stream:
         connection.sendall(_head("POST", "/mcp/sink", bulk.connector.port, length=SIZE))
         before = bulk.resident_bytes()
         sent = _send_until_held_back(connection, data)
@@ -85,9 +84,12 @@ def test_an_upload_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
         bulk.upstream.may_read.set()
         connection.settimeout(_PATIENCE)
         connection.sendall(data[sent:])
-        stream = connection.makefile("rb")
         answer = stream.read(_read_head(stream))
     assert answer == f"{SIZE} {hashlib.sha256(data).hexdigest()}".encode()
+
+
+def _connect(bulk: Bulk) -> socket.socket:
+    return socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE)
 
 
 def _send_until_held_back(connection: socket.socket, data: memoryview) -> int:

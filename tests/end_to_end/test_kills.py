@@ -53,10 +53,10 @@ async def test_a_killed_gateway_fails_its_calls_and_another_takes_over(own: Stag
 
 
 async def test_a_killed_upstream_fails_its_calls_with_the_gateways_words(own: Stage) -> None:
-    """The gateway says that the server is gone, and serves it when it is back."""
+    """The gateway names the server that is gone, and goes on serving."""
     await _kill_during_calls(own, own.fixture.process)
     async with await ModernClient(own.connector.endpoint()).post("server/discover") as reply:
-        assert reply.status == 502
+        assert reply.status == 503
         assert error_code(await reply.json()) == -32000
 
 

@@ -9,7 +9,10 @@ import socket
 import ssl
 from pathlib import Path
 
-from websockets.sync.client import connect
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from sallyport.tunnel.hello import Hello
 from sallyport.tunnel.mux import Mux, Side
@@ -29,28 +32,37 @@ def knock_as_link(tunnel: Tunnel, pem: Path) -> str:
         pem: chain and key in one file.
 
     Returns:
-        What the relay said: the event of the link protocol, or the error of the outer TLS.
+        What the relay said: the events of the link protocol, or the error of the outer TLS.
     """
-    name = f"{tunnel.label}.link.{tunnel.host().partition('.')[2]}"
+    label, _, domain = tunnel.host().partition(".")
+    name = f"{label}.link.{domain}"
     context = ssl.create_default_context(cafile=str(tunnel.relay_ca))
     context.load_cert_chain(pem)
     mux = Mux(Side.GATEWAY, now=0.0, budget=MemoryBudget(1 << 20))
     mux.send_hello(Hello(max_streams=1, boot_id="0" * 16, software="drill"))
-    hello = mux.message_to_send()
-    assert hello is not None, "a HELLO was queued"
-    plain = socket.create_connection((LOOPBACK, tunnel.product.relay_port), timeout=_PATIENCE)
     try:
-        with connect(
-            f"wss://{name}{PATH}",
-            sock=plain,
-            ssl=context,
-            server_hostname=name,
-            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
-            compression=None,
-        ) as websocket:
-            websocket.send(hello)
-            answer = websocket.recv(_PATIENCE)
-            assert isinstance(answer, bytes), "the link protocol has binary messages only"
-            return "; ".join(map(str, mux.receive(answer, 0.0)))
+        with (
+            socket.create_connection((LOOPBACK, tunnel.product.relay_port), timeout=_PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname=name) as tls,
+        ):
+            answer = _ask(tls, name, mux.message_to_send() or b"")
     except OSError as error:
+        # A TLS 1.3 client that is refused learns of it when it first reads.
         return str(error)
+    return "; ".join(map(str, mux.receive(answer, 0.0)))
+
+
+def _ask(tls: ssl.SSLSocket, name: str, hello: bytes) -> bytes:
+    """Upgrade, send the HELLO, and return the first message of the answer."""
+    websocket = ClientProtocol(parse_uri(f"wss://{name}{PATH}"), subprotocols=[Subprotocol(SUBPROTOCOL)])
+    websocket.send_request(websocket.connect())
+    tls.sendall(b"".join(websocket.data_to_send()))
+    while data := tls.recv(1 << 16):
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                assert event.opcode is Opcode.BINARY, f"the link protocol is binary, this is {event}"
+                return bytes(event.data)
+            websocket.send_binary(hello)
+            tls.sendall(b"".join(websocket.data_to_send()))
+    raise ConnectionResetError("the relay closed the connection without a word")

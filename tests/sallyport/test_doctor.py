@@ -144,6 +144,7 @@ async def test_relay_is_somebody_else(stage: _Stage, tmp_path: Path) -> None:
     verdicts = await _as_gateway(stage.tunnel.folder / "gateway-gw3.yaml")
     assert _states(verdicts) == ["ok", "skipped", "failed", "skipped", "skipped"]
     assert "relay.ca" in verdicts[Hop.RELAY].hint
+    assert ", pin sha256/" in verdicts[Hop.RELAY].what
 
 
 @pytest.mark.anyio
