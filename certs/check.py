@@ -139,8 +139,22 @@ class _Check:
                 f"is a bundle of {bundle.tunnel}, not of {self.tunnel}",
                 "it does not belong here",
             )
-        verify_bundle(bundle, now=self.now)
+        caller = verify_bundle(bundle, now=self.now)
+        self._require_new_root(bundle, caller.name)
         return read_facts(bundle.leaf)
+
+    def _require_new_root(self, bundle: Bundle, name: str) -> None:
+        """
+        Demand that the bundle's root permits all the tunnel's names, as gateways' certificates will have them.
+        """
+        missing = set(Scope.of(self.root).domains) - set(Scope.of(bundle.root).domains)
+        if missing:
+            raise read_facts(bundle.root).refusal(
+                Rule.NAME_CONSTRAINTS,
+                f"in the bundle is from before {min(missing)} was added: this caller refuses gateways that have"
+                " names there",
+                f"before any gateway's: sallyport certs issue caller {name} --replace --domain {bundle.domain}",
+            )
 
     def _require_all_domains(self, leaf: Facts, name: str) -> None:
         missing = set(Scope.of(self.root).gateway_names()) - set(leaf.dns_names)
@@ -148,7 +162,7 @@ class _Check:
             raise leaf.refusal(
                 Rule.DNS_NAMES,
                 f"lacks the DNS name {min(missing)}",
-                f"issue it again: sallyport certs issue gateway {name} --replace",
+                f"once all callers have new bundles: sallyport certs issue gateway {name} --replace",
             )
 
 

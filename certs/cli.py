@@ -156,12 +156,15 @@ def _add(directory: IdentityDirectory, domains: list[str], relay: str | None, *,
         return
     typer.echo(f"added {', '.join(new)} to the tunnel {directory.tunnel_id()}, which keeps its ID")
     _print_records(new, directory.relay())
-    typer.echo("next:")
+    typer.echo("next, in this order: callers with an old bundle refuse a gateway with a new certificate")
+    typer.echo(f"  1. the relay registers {directory.root_path}:  sallyport relay tunnel add root.pem")
+    typer.echo("  2. every caller gets a new bundle, and whoever trusts root.pem alone the new root.pem:")
+    typer.echo("       sallyport certs issue caller NAME --replace")
+    typer.echo(f"       sallyport certs issue caller NAME --replace --domain {new[0]}    to call under it")
     typer.echo(
-        f"  the new domain's relay registers {directory.root_path}:  sallyport relay tunnel add root.pem"
+        "  3. when all callers have theirs, every gateway gets a new certificate, and the new root.pem:"
     )
-    typer.echo("  for each gateway:  sallyport certs issue gateway NAME --replace")
-    typer.echo(f"  for callers under it:  sallyport certs issue caller NAME --domain {new[0]}")
+    typer.echo("       sallyport certs issue gateway NAME --replace")
 
 
 def _issue_leaf(role: Role, name: str, directory: Path, *, replace: bool, as_json: bool) -> None:

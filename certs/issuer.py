@@ -80,7 +80,9 @@ def add_domains(directory: IdentityDirectory, domains: Sequence[str], *, now: da
     Let a tunnel have names under more domains: new certificates for the same root and issuing keys, so the
     same ID.
 
-    The leaves keep their old names until they are issued again.
+    The leaves keep their old names until they are issued again, and callers' bundles their old root, whose
+    name constraints refuse a gateway's leaf with names under the new domains. So bundles come first: one with
+    the new root accepts the old leaves as well.
 
     Raises:
         FileRefused: if the root key is not there, or a file cannot be read or written.

@@ -112,24 +112,18 @@ def require_issuer(issuer: Facts, *, role: Role, label: str) -> None:
 
 def require_issuing(authority: Facts, *, issuing: Issuing, label: str) -> None:
     """
-    Demand one of the tunnel's issuing CAs; of ``callers``, that it can vouch for no server name at all.
+    Demand one of the tunnel's issuing CAs, by its Subject.
     """
     if authority.subject != issuing.subject(label):
         raise authority.refusal(
             Rule.ISSUER, f"is not the issuing CA with the Subject CN={issuing.subject(label)}", _MADE_BY_INIT
         )
-    if issuing is Issuing.CALLERS and authority.constraints is not None:
-        excluded = _dns(authority.constraints.excluded_subtrees)
-        for name in _dns(authority.constraints.permitted_subtrees):
-            if not any(_is_within(name, subtree) for subtree in excluded):
-                raise authority.refusal(
-                    Rule.NAME_CONSTRAINTS, f"does not exclude the server name {name!a}", _MADE_BY_INIT
-                )
 
 
 def require_authority(authority: Facts, *, below: int, label: str) -> None:
     """
-    Judge a CA with ``below`` other CAs under it in this chain.
+    Judge a CA with ``below`` other CAs under it in this chain; of ``callers`` demand as well that it can
+    vouch for no server name at all.
     """
     if not authority.is_ca:
         raise authority.refusal(Rule.CA, "signs certificates but is no CA", _MADE_BY_INIT)
@@ -144,18 +138,29 @@ def require_authority(authority: Facts, *, below: int, label: str) -> None:
         )
     if authority.issuing is not None:
         _require_usage(authority, ISSUING_USAGE[authority.issuing[1]])
+    _require_constraints(authority, label)
+    _require_known_extensions(authority)
+
+
+def _require_constraints(authority: Facts, label: str) -> None:
     if authority.constraints is None or not authority.constraints_critical:
         raise authority.refusal(Rule.NAME_CONSTRAINTS, "carries no critical name constraints", _MADE_BY_INIT)
-    outside = [
-        name for name in _dns(authority.constraints.permitted_subtrees) if not name.startswith(f"{label}.")
-    ]
-    if outside or not _dns(authority.constraints.permitted_subtrees):
+    permitted = _dns(authority.constraints.permitted_subtrees)
+    outside = [name for name in permitted if not name.startswith(f"{label}.")]
+    if outside or not permitted:
         raise authority.refusal(
             Rule.NAME_CONSTRAINTS,
             f"may vouch for {ascii(outside[0]) if outside else 'any DNS name'}, beyond {label}.<domain>",
             _MADE_BY_INIT,
         )
-    _require_known_extensions(authority)
+    if authority.issuing is None or authority.issuing[1] is not Issuing.CALLERS:
+        return
+    excluded = _dns(authority.constraints.excluded_subtrees)
+    for name in permitted:
+        if not any(_is_within(name, subtree) for subtree in excluded):
+            raise authority.refusal(
+                Rule.NAME_CONSTRAINTS, f"does not exclude the server name {name!a}", _MADE_BY_INIT
+            )
 
 
 def require_no_address(authority: Facts) -> None:

@@ -169,7 +169,7 @@ class NoGatewayConnected(RelayRefused):
 
 
 class RelayAtLimit(RelayRefused):
-    """The relay has too many connections, or too many from this address. Later may help."""
+    """The relay, or every link of the tunnel, is at one of its limits. Later may help."""
 
     hint = "try again later, and with fewer connections at once"
 

@@ -12,7 +12,7 @@ was reached; a second set here could only cut what the gateway still wants to wa
 """
 
 import asyncio
-from typing import Final, cast
+from typing import Final
 from weakref import WeakSet
 
 import structlog
@@ -64,11 +64,11 @@ class HttpEndpoint:
         self._loop = loop
         self._gateway_host = dialler.host.encode("ascii")
         self._pool = ClientPool(dialler.dial, idle_timeout=GATEWAY_IDLE_TIMEOUT, loop=loop, spawn=spawn)
-        self._clients: WeakSet[_Client] = WeakSet()
+        self._clients: WeakSet[HttpServer] = WeakSet()
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol for a new local connection: what ``loop.create_server`` wants."""
-        client = _Client(
+        client = HttpServer(
             self.decide,
             finished=self._finished,
             loop=self._loop,
@@ -89,7 +89,7 @@ class HttpEndpoint:
         try:
             host = self._local.check(head.headers)
         except LocalRequestRefused as error:
-            return json_rpc_error(error.status, str(error), data={"rule": error.rule})
+            return json_rpc_error(error.status, str(error), data={"rule": error.rule, "executed": "no"})
         headers = without(without_hop_by_hop(head.headers), b"host", b"origin")
         headers.insert(0, (b"Host", self._gateway_host))
         headers.append((b"Sallyport-Base", self._local.public_base(host, head.target)))
@@ -148,21 +148,6 @@ class HttpEndpoint:
             facts |= {"hop": error.hop, "executed": failure.executed}
             write = log.error if isinstance(error, GatewayRefused) else log.warning
             write("call", **facts, reason=str(error), hint=error.hint)
-
-
-class _Client(HttpServer):
-    """A local connection, which can be dropped when the endpoint closes."""
-
-    _to_client: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._to_client = cast(asyncio.Transport, transport)
-        super().connection_made(transport)
-
-    def abort(self) -> None:
-        """Drop it; a call under way is cut off at both ends."""
-        if self._to_client is not None:
-            self._to_client.abort()
 
 
 def _call_of(record: CallRecord, error: HopFailed | None) -> str:

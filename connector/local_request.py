@@ -2,11 +2,19 @@
 What the local endpoint makes of a request: who may ask, and how it reads on its way to the gateway (pure).
 
 **Who may ask.** The endpoint listens on loopback and asks for no credential, so every web page in the
-user's browser could try to use it: with a plain cross-site request, which carries the page's ``Origin``, or
-by DNS rebinding, where a foreign name suddenly resolves to 127.0.0.1 and the request carries that name as
-``Host``. Both headers are set by the browser and not by the page. So a Host that is not this endpoint's own
-is answered 421, an Origin that is not a local one 403, on every path and every method. The gateway cannot
-do this for us: it sees neither the local name nor the local port. A checked Origin is dropped.
+user's browser could try to use it, with the user's certificate. Three headers betray it; each is set by the
+browser, and no page can change it:
+
+* ``Host``, when by DNS rebinding a foreign name suddenly resolves to 127.0.0.1: one that is not this
+  endpoint's own is answered 421.
+* ``Origin``, which goes with what a script reads, and with every method but GET and HEAD: one that is not
+  local is answered 403.
+* ``Sec-Fetch-Site``, for a GET that is not to be read (an ``<img>``, a form, a link) carries no Origin, and a
+  right Host. Anything but ``same-origin`` and ``none`` (the user's own doing) is answered 403, unless a local
+  Origin vouches for the page. Browsers send it to loopback, also without TLS; those from before 2023 may not.
+
+So it is on every path and every method. The gateway cannot do this for us: it sees neither the local name
+nor the local port. A checked Origin is dropped.
 
 **How it reads.** The connector always asks for the tunnel's bare name, ``<label>.<domain>``, so that the
 relay does not learn which server is called (identity §3). There the first path segment names the server; in
@@ -26,6 +34,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _LOCAL_HOSTS: Final = (b"127.0.0.1", b"localhost", b"[::1]")
 _LOCAL_ORIGIN: Final = re.compile(rb"http://(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?")
+# Sec-Fetch-Site of a request that no page of another origin caused (Fetch Metadata §2.3).
+_OWN_SITES: Final = frozenset({b"same-origin", b"none"})
 _WELL_KNOWN: Final = b"/.well-known/"
 _HTTP_PORT: Final = 80
 # The shape of a server's name (identity §3) and of the reserved ones; nothing else is put into a header.
@@ -63,7 +73,7 @@ class LocalSide:
             The Host, checked and in lower case.
 
         Raises:
-            LocalRequestRefused: 421 for the Host, 403 for the Origin; see the module's docstring.
+            LocalRequestRefused: 421 for the Host, 403 for Origin or Sec-Fetch-Site, as the module says.
         """
         hosts = _values(headers, b"host")
         host = hosts[0].lower() if len(hosts) == 1 else b""
@@ -74,6 +84,10 @@ class LocalSide:
         origins = _values(headers, b"origin")
         if origins and not (len(origins) == 1 and _LOCAL_ORIGIN.fullmatch(origins[0].lower())):
             raise LocalRequestRefused(403, "origin", "web pages of other origins may not use this endpoint")
+        if not origins and not _OWN_SITES.issuperset(_values(headers, b"sec-fetch-site")):
+            raise LocalRequestRefused(
+                403, "sec-fetch-site", "web pages of other origins may not cause requests to this endpoint"
+            )
         return host
 
     def gateway_target(self, target: bytes) -> bytes:

@@ -6,8 +6,9 @@ application protocol with the alert that says so, ends the inner TLS and learns 
 calls; then the caller's requests go to ``exchange``. Nothing that the relay said is used for a decision: its
 server name and address are written into logs and no more (identity.md, section 3).
 
-Handshakes are the dearest thing that a stranger can ask for, so they are admitted a few at a time, a few a
-turn of the event loop: streams that are already open go first. One that waits costs its hello and a timer.
+Handshakes are the dearest thing that a stranger can ask for, so they are begun a few a turn of the event
+loop: streams that are already open go first. And those that wait for their caller's answer are bounded:
+beyond that the oldest gives way, since a caller who means it answers within one round trip.
 """
 
 import asyncio
@@ -36,12 +37,13 @@ log = structlog.get_logger("sallyport.gateway.door")
 # Seconds from a stream's opening to its complete handshake, waiting included: a slow phone on a slow path
 # needs two, and a stalled hello must not hold its place for long.
 HANDSHAKE_TIMEOUT = 10.0
-# Handshakes in progress. Each holds about 30 KiB of OpenSSL's state until its caller has answered.
+# Handshakes that wait for their caller's answer. Each holds about 30 KiB of OpenSSL's state; whoever would
+# keep honest callers out has to begin so many within one of their round trips.
 HANDSHAKES_AT_ONCE = 64
-# Streams that may wait for one of those places; behind them a stream is refused at once.
+# Hellos that wait for their turn of the event loop; behind them a stream is refused at once.
 HANDSHAKES_WAITING = 1024
-# Admitted a turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for strangers.
-_ADMITTED_PER_TURN = 4
+# Begun a turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for strangers.
+_BEGUN_PER_TURN = 4
 
 _APPLICATION_PROTOCOLS = (b"http/1.1", b"sallyport/1")
 
@@ -98,7 +100,7 @@ class Door:
         self.calls = calls
         self.loop = loop
         self.counts = DoorCounts()
-        self._in_progress = 0
+        self._in_progress: dict[_Caller, None] = {}  # in the order of their beginning
         self._waiting: deque[Knock] = deque()
         self._pump_due = False
 
@@ -127,11 +129,17 @@ class Door:
         self._schedule_pump()
         return True
 
-    def handshake_ended(self) -> None:
-        """Take note that a handshake which was admitted has succeeded or failed."""
-        self._in_progress -= 1
-        if self._waiting:
-            self._schedule_pump()
+    def handshake_began(self, caller: "_Caller") -> None:
+        """Take note of a handshake; when there are too many, the oldest ends."""
+        if len(self._in_progress) >= HANDSHAKES_AT_ONCE:
+            oldest = next(iter(self._in_progress))
+            self.handshake_ended(oldest)
+            oldest.give_way()
+        self._in_progress[caller] = None
+
+    def handshake_ended(self, caller: "_Caller") -> None:
+        """Take note that a handshake has succeeded or failed."""
+        self._in_progress.pop(caller, None)
 
     def _schedule_pump(self) -> None:
         if not self._pump_due:
@@ -140,12 +148,11 @@ class Door:
 
     def _pump(self) -> None:
         self._pump_due = False
-        for _ in range(_ADMITTED_PER_TURN):
-            if not self._waiting or self._in_progress >= HANDSHAKES_AT_ONCE:
+        for _ in range(_BEGUN_PER_TURN):
+            if not self._waiting:
                 return
             knock = self._waiting.popleft()
             if not knock.is_over:
-                self._in_progress += 1
                 knock.begin_handshake()
         if self._waiting:
             self._schedule_pump()
@@ -202,7 +209,7 @@ class Knock(asyncio.Protocol):
             raise AssertionError("a knock waits only once its hello is read")
         self.is_over = True
         self._timer.cancel()
-        caller = _Caller(self._door, self._opening, self._hello.server_name)
+        caller = _Caller(self._door, self._stream, self._opening, self._hello.server_name)
         tls = TlsTransport(
             TlsEngine(self._door.context, server_side=True),
             caller,
@@ -210,6 +217,7 @@ class Knock(asyncio.Protocol):
             verify=caller.verify,
             handshake_timeout=max(0.0, self._deadline - self._door.loop.time()),
         )
+        self._door.handshake_began(caller)
         self._stream.set_protocol(tls)
         tls.connection_made(self._stream)
         tls.data_received(self._received)
@@ -236,12 +244,17 @@ class Knock(asyncio.Protocol):
 class _Caller(asyncio.Protocol):
     """The protocol above the inner TLS until it is known who calls."""
 
-    def __init__(self, door: Door, opening: Opening, server_name: str) -> None:
+    def __init__(self, door: Door, stream: Stream, opening: Opening, server_name: str) -> None:
         self._door = door
+        self._stream = stream
         self._opening = opening
         self._server_name = server_name
         self._identity: Identity | None = None
         self._refused: CertificateRefused | None = None
+
+    def give_way(self) -> None:
+        """End a handshake that has waited longest for its caller, for the sake of those who are new."""
+        self._stream.reset(ResetCode.OVERLOADED)
 
     def verify(self, tls: ssl.SSLObject) -> None:
         """
@@ -259,7 +272,7 @@ class _Caller(asyncio.Protocol):
             self._refused = error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._door.handshake_ended()
+        self._door.handshake_ended(self)
         protocol = self._protocol()
         tls = cast(asyncio.Transport, transport)
         tls.set_protocol(protocol)
@@ -267,7 +280,7 @@ class _Caller(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hear that the handshake failed: once it has succeeded, another protocol stands here."""
-        self._door.handshake_ended()
+        self._door.handshake_ended(self)
         self._door.counts.refused += 1
         log.info(
             "caller refused",

@@ -80,20 +80,23 @@ class UpstreamFailed(GatewayError):
     """
     An internal server could not be connected to, so nothing was executed there.
 
-    ``address`` is ``host:port`` for the log. ``why`` is a clause fit for the caller: it holds no address.
+    ``address`` is ``host:port`` for the log. ``why`` is a clause fit for the caller: it holds no address and
+    no host name. ``detail`` is what the log says beyond it, in the words of whoever found it; may be "".
     """
 
     status: int = 502
 
-    def __init__(self, server: str, address: str, why: str, *, hint: str = "") -> None:
+    def __init__(self, server: str, address: str, why: str, *, detail: str = "", hint: str = "") -> None:
         super().__init__(server, address, why)
         self.server = server
         self.address = address
         self.why = why
+        self.detail = detail
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"server {self.server} at {self.address} {self.why}"
+        text = f"server {self.server} at {self.address} {self.why}"
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 class UpstreamUnreachable(UpstreamFailed):

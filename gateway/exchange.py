@@ -158,8 +158,10 @@ class Conversation:
 
 
 def with_host(headers: Headers, authority: bytes) -> Headers:
-    """Return the fields with Host naming the upstream, in the place where the caller's Host stood."""
-    return [(name, authority) if name.lower() == b"host" else (name, value) for name, value in headers]
+    """Return the fields with Host naming the upstream: where the caller's stood, or in front."""
+    named = [(name, authority) if name.lower() == b"host" else (name, value) for name, value in headers]
+    is_named = any(name.lower() == b"host" for name, _ in headers)
+    return named if is_named else [(b"Host", authority), *named]
 
 
 def refusal_answer(gateway: str, refusal: RequestRefused, *, call: str) -> Answer:

@@ -51,8 +51,10 @@ class GatewayIdentity:
         """
         presented = {"gateway": self.gateway.load_presented(), "link": self.link.load_presented()}
         named = {"root": self.root, **{name: chain[0] for name, chain in presented.items()}}
-        # Both leaves present the same issuing CA; what lies above it has the root's life.
-        named["issuing"] = presented["gateway"][-1]
+        # Both leaves present the same issuing CA, right behind the leaf; what lies above it, the cross
+        # certificate of a successor root, has the root's life.
+        for issuing in presented["gateway"][1:2]:
+            named["issuing"] = issuing
         for name, certificate in named.items():
             end = certificate.not_valid_after_utc
             yield CertificateAge(name, end.astimezone(UTC).isoformat(), days_left(end, now))

@@ -10,6 +10,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import count
 
 from sallyport.certs.errors import CertificateRefused
 from sallyport.certs.names import Identity
@@ -78,15 +79,13 @@ class Gateway:
             opening: The stream.
         """
         detail = f"{refused}; {refused.hint}" if refused.hint else str(refused)
-        answer = refusal_answer(
-            self._premises.gateway,
-            RequestRefused(403, str(refused.rule), detail),
-            call=opening.reference,
-        )
+        refusal = RequestRefused(403, str(refused.rule), detail)
         caller = Caller("refused", "none", opening.reference, "")
+        numbers = count(1)  # of the requests, as their CallRecords will have them
 
         def decide(_head: RequestHead) -> Decision:
-            return answer
+            call = f"{opening.reference}.{next(numbers)}"
+            return refusal_answer(self._premises.gateway, refusal, call=call)
 
         def finished(record: CallRecord) -> None:
             log_call(record, caller, server="", rule=record.rule or str(refused.rule), failure="")

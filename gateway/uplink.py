@@ -52,6 +52,9 @@ log = structlog.get_logger("sallyport.gateway.uplink")
 _CONNECT_TIMEOUT = 15.0
 _HANDSHAKE_TIMEOUT = 60.0
 
+# Seconds that a link which was left may go on serving its open streams, event streams among them.
+_RETIREMENT = 600.0
+
 
 @dataclass(frozen=True)
 class UplinkSettings:
@@ -144,17 +147,22 @@ class Uplink:
 
     async def run(self) -> None:
         """Dial, serve, dial again, until ``drain`` or until the task is cancelled."""
-        while not self._draining:
-            try:
-                link, ended = await self.connect()
-            except (GatewayError, CertificateError) as error:
-                await self._wait_after(error)
-                continue
-            up_since = asyncio.get_running_loop().time()
-            await ended.wait()
-            self._backoff.link_was_up(asyncio.get_running_loop().time() - up_since)
-            if link.closed.done() and not self._draining:
-                await self._pause(self._backoff.next_delay())
+        loop = asyncio.get_running_loop()
+        async with anyio.create_task_group() as retiring:
+            while not self._draining:
+                try:
+                    link, ended = await self.connect()
+                except (GatewayError, CertificateError) as error:
+                    await self._wait_after(error)
+                    continue
+                up_since = loop.time()
+                await ended.wait()
+                retiring.start_soon(_retire, link)
+                # Also behind a GO_AWAY, for which the old link still serves: a relay that takes a link and
+                # sends it away at once must not be asked a thousand times a second.
+                self._backoff.link_was_up(loop.time() - up_since)
+                if not self._draining:
+                    await anyio.sleep(self._backoff.next_delay())
 
     async def connect(self) -> "tuple[Link, anyio.Event]":
         """
@@ -176,6 +184,8 @@ class Uplink:
         except BaseException:
             attempt.give_up()
             raise
+        if link.closed.done():
+            raise RelayRefused(self.settings.address, "the link was lost as soon as it was up")
         self._note_up(link)
         return link, attempt.successor_due
 
@@ -236,11 +246,14 @@ class Uplink:
         retry_after = error.retry_after if isinstance(error, RelayRefused) else None
         delay = self._backoff.next_delay(retry_after=retry_after)
         log.warning("no link", reason=str(error), hint=error.hint, next_dial_seconds=round(delay, 2))
-        await self._pause(delay)
+        await anyio.sleep(delay)
 
-    async def _pause(self, seconds: float) -> None:
-        # drain() ends this wait by the cancellation of the task that runs us.
-        await anyio.sleep(seconds)
+
+async def _retire(link: Link) -> None:
+    """Close a link that was left, when the streams on it have ended or have had their time."""
+    with anyio.move_on_after(_RETIREMENT):
+        await link.wait_idle()
+    link.close(GoAwayReason.SHUTDOWN)
 
 
 class _Attempt:

@@ -11,6 +11,7 @@ config, or against the system's store without one. There is no way to switch the
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -35,16 +36,23 @@ _REFUSALS = {
     ),
 }
 
-# What OpenSSL found wrong with a chain, by number (X509_V_ERR_…, openssl/x509_vfy.h).
-_CERTIFICATE_REMEDIES = {
-    9: "check this machine's clock",
-    10: "renew the server's certificate",
-    18: "put the certificate itself into `ca:` of this server",
-    19: "name the file of the signing CA in `ca:` of this server",
-    20: "name the file of the signing CA in `ca:` of this server, or let the server send its intermediate",
-    21: "let the server send its intermediate certificates",
-    62: "use a name in `url:` that the certificate holds",
-    64: "use an address in `url:` that the certificate holds, or a name",
+# What OpenSSL found wrong with a chain, by number (X509_V_ERR_…, openssl/x509_vfy.h): in words of ours,
+# because OpenSSL's name internal hosts and callers read these, and what to do about it.
+_CERTIFICATE_FAULTS = {
+    9: ("is not valid yet", "check this machine's clock"),
+    10: ("has expired", "renew the server's certificate"),
+    18: ("is signed by itself and not trusted", "put the certificate itself into `ca:` of this server"),
+    19: (
+        "was issued under a CA that is not trusted",
+        "name the file of the signing CA in `ca:` of this server",
+    ),
+    20: (
+        "was issued by a CA that is not known",
+        "name the file of the signing CA in `ca:` of this server, or let the server send its intermediate",
+    ),
+    21: ("comes without the CA that issued it", "let the server send its intermediate certificates"),
+    62: ("is for another name", "use a name in `url:` that the certificate holds"),
+    64: ("is for another address", "use an address in `url:` that the certificate holds, or a name"),
 }
 
 
@@ -143,19 +151,24 @@ class Upstream:
             raise
 
     def _unreachable(self, error: OSError) -> UpstreamUnreachable:
-        why, hint = _REFUSALS.get(error.errno or 0, (f"cannot be reached: {error.strerror or error}", ""))
-        return UpstreamUnreachable(self.server, self.url.address, why, hint=hint)
+        # asyncio writes the address that it tried into the error's own text: that is for the log.
+        reason = f"cannot be reached: {os.strerror(error.errno)}" if error.errno else "cannot be reached"
+        why, hint = _REFUSALS.get(error.errno or 0, (reason, ""))
+        detail = "" if error.errno in _REFUSALS else str(error)
+        return UpstreamUnreachable(self.server, self.url.address, why, detail=detail, hint=hint)
 
     def _untrusted(self, error: TunnelError) -> UpstreamUntrusted:
-        hint = "does it speak TLS 1.2 or later on this port"
-        why = f"failed in the TLS handshake: {error}"
+        detail, hint = "", "does it speak TLS 1.2 or later on this port"
         if isinstance(error.__cause__, ssl.SSLCertVerificationError):
             found = error.__cause__
-            why = f"has a certificate that was refused: {found.verify_message}"
-            hint = _CERTIFICATE_REMEDIES.get(found.verify_code, "see `ca:` of this server")
+            unknown = (f"cannot be verified (error {found.verify_code})", "see `ca:` of this server")
+            fault, hint = _CERTIFICATE_FAULTS.get(found.verify_code, unknown)
+            why, detail = f"has a certificate that {fault}", found.verify_message
         elif isinstance(error, TlsFailed) and error.alert:
             why = f"ended the TLS handshake with the alert {error.alert}"
-        return UpstreamUntrusted(self.server, self.url.address, why, hint=hint)
+        else:
+            why, detail = "failed in the TLS handshake", str(error)
+        return UpstreamUntrusted(self.server, self.url.address, why, detail=detail, hint=hint)
 
 
 class _Handshake(asyncio.Protocol):

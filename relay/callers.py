@@ -85,7 +85,7 @@ class CallerConnection(asyncio.Protocol):
         self._started = self._loop.time()
         # OPEN carries the hello and no more: whatever else has come already is data, and is counted as such.
         first, rest = data[: self._hello.length], data[self._hello.length :]
-        splice = Splice(self._open_stream, ended=self._stream_ended)
+        splice = Splice(self._open_stream, ended=self._stream_ended, refused=self._refused_by_gateway)
         splice.open_far(first)
         if splice.far.transport is None:
             self._turn_away(transport)
@@ -132,6 +132,13 @@ class CallerConnection(asyncio.Protocol):
             situation=situation.value,
             reason=str(self._refusal),
         )
+        self._say_farewell(transport, situation)
+
+    def _refused_by_gateway(self, transport: asyncio.Transport) -> None:
+        """Tell a caller whose stream its gateway has refused: nothing was begun, nobody has answered yet."""
+        self._say_farewell(transport, Situation.LIMIT)
+
+    def _say_farewell(self, transport: asyncio.Transport, situation: Situation) -> None:
         farewell = Farewell(SPEC_ALERTS[situation], loop=self._loop)
         transport.set_protocol(farewell)
         farewell.connection_made(transport)

@@ -11,6 +11,7 @@ import asyncio
 from typing import Final, cast
 
 from sallyport.tunnel.alerts import Alert, alert_record
+from sallyport.tunnel.net.sockets import finish_writing
 
 _SECONDS: Final = 1.0
 _BYTES: Final = 64 * 1024
@@ -35,7 +36,7 @@ class Farewell(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(alert_record(self._alert))
-        self._transport.write_eof()
+        finish_writing(self._transport)
         self._timer = self._loop.call_later(_SECONDS, self._transport.close)
 
     def data_received(self, data: bytes) -> None:

@@ -130,8 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say_usage(error)
     except (KeyboardInterrupt, Abort):
         return _INTERRUPTED
-    except BrokenPipeError as error:
-        return _READER_LEFT if _has_reader_left() else _say_bug(error)
     except Exception as error:
         return _say_failure(error)
 
@@ -161,6 +159,8 @@ def _say_usage(error: TyperException) -> int:
 
 def _say_failure(error: Exception) -> int:
     causes = list(dict.fromkeys(_causes(error)))
+    if any(isinstance(cause, BrokenPipeError) for cause in causes) and _has_reader_left():
+        return _READER_LEFT
     roots = _our_roots()
     if not all(isinstance(cause, roots) for cause in causes):
         return _say_bug(error)

@@ -29,11 +29,18 @@ class Answered:
     seen_by_gateway: LogLine
 
 
+class _Console(Console):
+    """A console whose reader may leave: an error, since ending the process would skip the clean-up."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("the reader of standard output has left")
+
+
 class Screen:
     """Standard output, in colour where it is a terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=False)
+        self._console = _Console(highlight=False, soft_wrap=False)
 
     @contextmanager
     def progress(self, step: str) -> Iterator[None]:

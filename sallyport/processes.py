@@ -190,7 +190,7 @@ def _command(arguments: Sequence[str | Path]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    # A proxy or a key that the user has set for real tunnels has no part in the demo.
+    # The key that a user has set for a real tunnel has no part in the demo.
     return {name: value for name, value in os.environ.items() if name != "SALLYPORT_KEY"}
 
 

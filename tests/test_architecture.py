@@ -48,9 +48,16 @@ _IMPURE = frozenset(
 _CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 _PURE = [
     *sorted((_ROOT / "tunnel").glob("*.py")),
-    *(_ROOT / "config" / name for name in ("document.py", "fields.py", "sections.py")),
-    *(_ROOT / "certs" / name for name in ("names.py", "verify.py")),
-    *(_ROOT / "gateway" / name for name in ("routes.py", "policy.py")),
+    *(
+        _ROOT / name
+        for name in (
+            *("certs/names.py", "certs/rules.py", "certs/verify.py"),
+            *("config/document.py", "config/fields.py", "config/sections.py"),
+            *("connector/local_request.py", "connector/refusals.py", "connector/snippets.py"),
+            *("gateway/policy.py", "gateway/raw_path.py", "gateway/routes.py", "gateway/upstream_url.py"),
+            "sallyport/hops.py",
+        )
+    ),
 ]
 
 _JUNK_DRAWERS = frozenset({"utils", "util", "common", "helpers", "helper", "manager", "base", "core", "misc"})

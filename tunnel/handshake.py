@@ -73,7 +73,7 @@ class Handshake:
     def __init__(self, side: Side, now: float) -> None:
         self.side: Final = side
         self.phase = Phase.NEW
-        self._began: Final = now
+        self._began = now
 
     # Receiving: each raises ProtocolViolation when it may not come now, or is not as SPEC.md §4 says.
 
@@ -130,6 +130,10 @@ class Handshake:
             raise RuntimeError(f"a {self.side.value} cannot do this while its link is {self.phase.value}")
 
     # Time
+
+    def begin(self, now: float) -> None:
+        """Count the wait from now: there was no carrier before that could have brought anything."""
+        self._began = now
 
     def deadline(self) -> float:
         """Return when the handshake must be over."""

@@ -21,6 +21,15 @@ _DENIED_PREFIXES = (b"x-forwarded-", b"proxy-", b"sallyport-")
 # CGI and WSGI servers read "_" as "-", so with it these would be second copies of what decides a message.
 _DENIED_WITH_UNDERSCORES = frozenset({b"content-length", b"host"}) | _HOP_BY_HOP
 
+# Fields for whoever handles the request or reads the answer: Connection must not name them (RFC 9110 §7.6.1).
+# If it could, the far side would judge a message without what was judged here: whom it is for, who sends
+# it, what it holds, which method and session of MCP it means.
+_END_TO_END = frozenset(
+    b"authorization cache-control cookie host last-event-id location origin set-cookie "
+    b"www-authenticate".split(),
+)
+_END_TO_END_PREFIXES = (b"access-control-", b"content-", b"mcp-", b"sec-")
+
 _FRAMING = (b"content-length", b"transfer-encoding", b"connection")
 
 
@@ -29,7 +38,8 @@ def without_hop_by_hop(headers: Headers) -> Headers:
     Return the fields that pass to the next hop: all but a short list, in order, as they were sent.
 
     Kept back are hop-by-hop fields and those that Connection names, Expect, Forwarded, X-Forwarded-*,
-    Proxy-* and Sallyport-*, also where they are written with underscores.
+    Proxy-* and Sallyport-*, also where they are written with underscores. Connection cannot name Host, nor
+    any other field that the far side must see as it was judged here.
     """
     nominated = _nominated(headers)
     passing = []
@@ -106,8 +116,11 @@ def _framing_lines(body: Body) -> list[bytes]:
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:
-    """Return the names that Connection fields name."""
+    """Return the names that Connection fields name, and may name."""
     values = [value for name, value in headers if len(name) == 10 and name.lower() == b"connection"]
     if not values:
         return frozenset()
-    return frozenset(option.strip(b" \t").lower() for value in values for option in value.split(b","))
+    options = {option.strip(b" \t").lower() for value in values for option in value.split(b",")}
+    return frozenset(
+        option for option in options - _END_TO_END if not option.startswith(_END_TO_END_PREFIXES)
+    )

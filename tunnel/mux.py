@@ -105,6 +105,10 @@ class Mux:
 
     # Receiving
 
+    def begin(self, now: float) -> None:
+        """Count the wait for HELLO from now: the carrier has only just been connected."""
+        self._handshake.begin(now)
+
     def receive(self, message: bytes | bytearray | memoryview, now: float) -> list[Event]:
         """
         Take one whole message of the carrier. It may be borrowed: nothing keeps a reference to it.

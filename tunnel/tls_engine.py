@@ -41,7 +41,7 @@ class TlsEngine:
         server_hostname: The name to send as SNI and to check; clients only.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "handshake_complete", "peer_closed", "tls")
+    __slots__ = ("_incoming", "_outgoing", "failure", "handshake_complete", "peer_closed", "tls")
 
     def __init__(
         self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
@@ -53,6 +53,8 @@ class TlsEngine:
         )
         self.handshake_complete = False
         self.peer_closed = False
+        # What broke the connection behind plaintext that was still good, until ``receive`` is called again.
+        self.failure: TlsFailed | None = None
 
     # Receiving
 
@@ -69,12 +71,15 @@ class TlsEngine:
         """
         Feed bytes from the network and return the plaintext that they complete, which may be empty.
 
-        ``handshake_complete`` and ``peer_closed`` may have changed afterwards. A close_notify ends the
-        plaintext: what the peer sends behind it is ignored, as RFC 8446 §6.1 wants.
+        ``handshake_complete``, ``peer_closed`` and ``failure`` may have changed afterwards. A close_notify
+        ends the plaintext: what the peer sends behind it is ignored, as RFC 8446 §6.1 wants. So does a record
+        that is broken; what came whole before it is returned first.
 
         Raises:
             TlsFailed: The handshake or a record failed, or the peer sent a fatal alert.
         """
+        if self.failure is not None:
+            raise self.failure
         if self.peer_closed:
             return b""
         self._incoming.write(data)
@@ -159,7 +164,11 @@ class TlsEngine:
         except ssl.SSLZeroReturnError:
             self.peer_closed = True
         except ssl.SSLError as error:
-            raise _failure(error) from error
+            failure = _failure(error)
+            failure.__cause__ = error
+            if not chunks:
+                raise failure from error
+            self.failure = failure
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

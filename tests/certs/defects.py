@@ -362,6 +362,27 @@ def issuer_with_wider_constraints(chain: Drafts, role: Role) -> None:
     chain.issuing.constraints = x509.NameConstraints(permitted, None)
 
 
+@defect(Rule.NAME_CONSTRAINTS, roles=(CALLER,))
+def callers_that_exclude_no_server_name(chain: Drafts, role: Role) -> None:
+    """Where a CA's extended key usage is not enforced, it could vouch for servers."""
+    chain.issuing.constraints = chain.root.constraints
+
+
+@defect(Rule.NAME_CONSTRAINTS, roles=(CALLER,))
+def callers_that_exclude_no_server_name_under_a_successor(chain: Drafts, role: Role) -> None:
+    callers_that_exclude_no_server_name(chain, role)
+    cross = _authority(cn("a cross"), chain, 2)
+    cross.subject = cn(label_of(cross.key))
+    chain.between = [cross]
+
+
+@defect(Rule.NAME_CONSTRAINTS, roles=(CALLER,))
+def callers_that_exclude_the_names_of_one_domain_of_two(chain: Drafts, role: Role) -> None:
+    hosts = dns(f"{chain.label}.{DOMAIN}", f"{chain.label}.two.test")
+    chain.root.constraints = x509.NameConstraints(hosts, any_ip())
+    chain.issuing.constraints = x509.NameConstraints(hosts, [*hosts[:1], *any_ip()])
+
+
 @defect(Rule.EXPIRED, openssl=(GATEWAY, CALLER))
 def expired_issuer(chain: Drafts, role: Role) -> None:
     chain.issuing.begins, chain.issuing.ends = NOW - 9 * DAY, NOW - HOUR

@@ -1,15 +1,18 @@
 """Issuing: what ``certs init`` and ``certs issue`` leave on the disk, and what they will not do."""
 
 import os
+import ssl
 import stat
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from sallyport.certs import issuer, storage
 from sallyport.certs.bundle import Bundle
 from sallyport.certs.check import check_directory
+from sallyport.certs.contexts import caller_context, door_context
 from sallyport.certs.errors import (
     CertificateError,
     CertificateRefused,
@@ -19,9 +22,9 @@ from sallyport.certs.errors import (
 )
 from sallyport.certs.files import IdentityDirectory
 from sallyport.certs.issuer import add_domains, create_identity, issue_caller, issue_leaf
-from sallyport.certs.names import Role
-from sallyport.certs.verify import verify_bundle, verify_leaf_file
-from tests.certs.certificate_kit import DAY, DOMAIN, NOW, Tunnel, write_leaf
+from sallyport.certs.names import Role, tunnel_host
+from sallyport.certs.verify import verified_chain, verify_bundle, verify_identity, verify_leaf_file
+from tests.certs.certificate_kit import DAY, DOMAIN, NOW, Tunnel, shake_hands, write_leaf
 
 
 def create(path: Path, *domains: str) -> IdentityDirectory:
@@ -174,11 +177,73 @@ def test_after_adding_a_domain_check_names_what_to_issue_again(identity: Identit
 
     bad = [finding for finding in check_directory(identity.path, now=NOW) if not finding.is_good]
     assert [(f.path, f.rule) for f in bad] == [("gateway/gw1.pem", "dns-names")]
-    assert bad[0].hint == "issue it again: sallyport certs issue gateway gw1 --replace"
+    assert bad[0].hint == "once all callers have new bundles: sallyport certs issue gateway gw1 --replace"
 
     issue_leaf(identity, Role.GATEWAY, "gw1", now=NOW, replace=True)
     assert all(finding.is_good for finding in check_directory(identity.path, now=NOW))
     assert issue_caller(identity, "alice", domain="b.test", now=NOW).exists()
+
+
+def test_after_adding_a_domain_check_names_the_bundles_to_issue_first(identity: IdentityDirectory) -> None:
+    """A bundle from before would refuse the gateway's new certificate: check says so while it still works."""
+    issue_caller(identity, "alice", domain=None, now=NOW)
+    add_domains(identity, ["b.test"], now=NOW)
+
+    found = {finding.path: finding for finding in check_directory(identity.path, now=NOW)}
+    bundle = found["callers/alice.bundle.pem"]
+    assert bundle.rule == "name-constraints"
+    assert "is from before b.test was added" in bundle.problem
+    assert bundle.hint.endswith(f"certs issue caller alice --replace --domain {DOMAIN}")
+
+    issue_caller(identity, "alice", domain=DOMAIN, now=NOW, replace=True)
+    found = {finding.path: finding for finding in check_directory(identity.path, now=NOW)}
+    assert found["callers/alice.bundle.pem"].is_good
+
+
+def test_new_bundles_first_then_new_gateways_breaks_nobody(identity: IdentityDirectory) -> None:
+    """The order that ``certs init`` prints: at each step those who have done theirs can call."""
+    old_root, old = identity.root_certificate(), issued_bundle(identity)
+    add_domains(identity, ["b.test"], now=NOW)
+    new_root, new = identity.root_certificate(), issued_bundle(identity)
+
+    # The gateway's certificate is the old one, and the gateway may still run with the old root.
+    for root in (old_root, new_root):
+        assert call(identity, old, root=root) is None
+        assert call(identity, new, root=root) is None
+
+    issue_leaf(identity, Role.GATEWAY, "gw1", now=NOW, replace=True)
+    assert call(identity, new, root=new_root) is None
+    assert call(identity, new, root=new_root, domain="b.test") is None
+
+
+def test_new_gateways_first_breaks_callers_with_old_bundles(identity: IdentityDirectory) -> None:
+    """Why there is an order: the old root's constraints refuse the names under the new domain."""
+    old = issued_bundle(identity)
+    add_domains(identity, ["b.test"], now=NOW)
+    issue_leaf(identity, Role.GATEWAY, "gw1", now=NOW, replace=True)
+
+    error = call(identity, old, root=identity.root_certificate())
+
+    assert error is not None
+    assert "permitted subtree violation" in str(error)
+
+
+def issued_bundle(directory: IdentityDirectory) -> Bundle:
+    """Issue alice's bundle and load it."""
+    return Bundle.load(issue_caller(directory, "alice", domain=None, now=NOW, replace=True))
+
+
+def call(
+    directory: IdentityDirectory, bundle: Bundle, *, root: x509.Certificate, domain: str = DOMAIN
+) -> ssl.SSLError | None:
+    """Let a caller meet the gateway, which has this root, and both judge each other; return what went wrong."""
+    label = directory.tunnel_id().label
+    server, client = door_context(directory.gateway("gw1"), root), caller_context(bundle)
+    done = shake_hands(server, client, tunnel_host(label, domain))
+    if done.error is None:
+        verify_identity(verified_chain(done.client), role=Role.GATEWAY, label=label, now=NOW)
+        verify_identity(verified_chain(done.server), role=Role.CALLER, label=label, now=NOW)
+    return done.error
 
 
 def test_adding_a_domain_needs_the_root_key(identity: IdentityDirectory) -> None:

@@ -192,7 +192,7 @@ async def test_a_foreign_host_is_refused_on_every_route(tunnel: TestIdentity, me
         rebound = replace(local, authority=f"attacker.example:{local.port}")
         async with await rebound.send(method, path=path) as answer:
             assert answer.status == 421
-            assert (await error_of(answer))["data"] == {"rule": "host"}
+            assert (await error_of(answer))["data"] == {"rule": "host", "executed": "no"}
         assert not far.connected.is_set()
 
 
@@ -202,9 +202,22 @@ async def test_a_foreign_origin_is_refused(tunnel: TestIdentity, method: str, lo
     async with FarSide.silent() as far, serving(tunnel, far.address) as local:
         async with await local.send(method, [("Origin", "https://attacker.example")]) as answer:
             assert answer.status == 403
-            assert (await error_of(answer))["data"] == {"rule": "origin"}
+            assert (await error_of(answer))["data"] == {"rule": "origin", "executed": "no"}
         assert not far.connected.is_set()
     assert [(line["outcome"], line["call"]) for line in log.lines] == [("refused", "")]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_blind_request_of_a_web_page_is_refused(tunnel: TestIdentity, method: str) -> None:
+    """An image or a link carries no Origin, and is not carried with the user's certificate."""
+    async with FarSide.silent() as far, serving(tunnel, far.address) as local:
+        fields = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")]
+        async with await local.send(method, fields) as answer:
+            assert answer.status == 403
+            if method == "GET":
+                rule = {"rule": "sec-fetch-site", "executed": "no"}
+                assert (await error_of(answer))["data"] == rule
+        assert not far.connected.is_set()
 
 
 async def test_ipv6_loopback_is_served_too(tunnel: TestIdentity, far: FarSide) -> None:

@@ -104,6 +104,30 @@ def test_two_origins_are_forbidden_even_if_both_are_local() -> None:
         TUNNEL.check(headers)
 
 
+@pytest.mark.parametrize("sites", [[], [b"none"], [b"same-origin"]])
+def test_what_no_other_page_caused_passes(sites: list[bytes]) -> None:
+    """Programs send no Sec-Fetch-Site; a browser says ``none`` of what its user typed."""
+    TUNNEL.check([(b"Host", b"localhost:7420"), *((b"Sec-Fetch-Site", site) for site in sites)])
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [[b"cross-site"], [b"same-site"], [b""], [b"None"], [b"new-in-2030"], [b"none", b"cross-site"]],
+)
+def test_what_another_page_caused_is_forbidden(sites: list[bytes]) -> None:
+    """An image, a form or a link on a page of anywhere else carries no Origin, and is answered 403."""
+    with pytest.raises(LocalRequestRefused) as refused:
+        TUNNEL.check([(b"Host", b"localhost:7420"), *((b"sEC-fETCH-sITE", site) for site in sites)])
+    assert (refused.value.status, refused.value.rule) == (403, "sec-fetch-site")
+
+
+@pytest.mark.parametrize("site", [b"same-site", b"cross-site"])
+def test_a_local_origin_vouches_for_its_page(site: bytes) -> None:
+    """To a browser another port is another origin, and ``localhost`` another site than 127.0.0.1."""
+    headers = [(b"Host", b"127.0.0.1:7420"), (b"Origin", b"http://localhost:6274"), (b"Sec-Fetch-Site", site)]
+    assert TUNNEL.check(headers) == b"127.0.0.1:7420"
+
+
 @pytest.mark.parametrize(
     ("target", "wanted"),
     [

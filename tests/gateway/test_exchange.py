@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from sallyport.config.gateway import ServerConfig
 from sallyport.gateway.errors import UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
-from sallyport.gateway.exchange import Caller, Conversation, Premises
+from sallyport.gateway.exchange import Caller, Conversation, Premises, with_host
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import Server, open_servers
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsTruncated
@@ -118,6 +118,28 @@ def test_the_head_is_made_anew(conversation: Conversation) -> None:
         (b"Authorization", b"Bearer eyJ"),
         (b"traceparent", b"00-1-2-01"),
     ]
+
+
+@pytest.mark.parametrize("nominated", ["Host", "host, HOST, close"])
+def test_connection_cannot_name_host(conversation: Conversation, nominated: str) -> None:
+    """A request goes up with the server's Host, whatever the caller's Connection says (RFC 9112 §3.2)."""
+    decision = forwarded(decide(conversation, f"GET /mcp HTTP/1.1\nConnection: {nominated}"))
+
+    assert decision.head.headers == [(b"Host", b"127.0.0.1:9000")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        ([(b"A", b"1"), (b"hOST", b"old"), (b"B", b"2")], [(b"A", b"1"), (b"hOST", b"up"), (b"B", b"2")]),
+        ([(b"A", b"1")], [(b"Host", b"up"), (b"A", b"1")]),
+    ],
+)
+def test_there_is_always_a_host(
+    headers: list[tuple[bytes, bytes]], wanted: list[tuple[bytes, bytes]]
+) -> None:
+    """It stands where the caller's stood, or in front."""
+    assert with_host(headers, b"up") == wanted
 
 
 def test_the_path_form_loses_its_first_segment(premises: Premises) -> None:

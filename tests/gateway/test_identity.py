@@ -12,10 +12,12 @@ from sallyport.certs.contexts import CaFile, Pin, RelayTrust, SystemStore
 from sallyport.certs.errors import CertificateError, CertificateRefused, FileRefused, Rule
 from sallyport.certs.files import IdentityDirectory
 from sallyport.certs.issuer import create_identity
+from sallyport.certs.names import Role, TunnelId
 from sallyport.config.fields import Address
 from sallyport.config.gateway import GatewayConfig, RelaySection, ServerConfig, TunnelSection
 from sallyport.gateway.errors import TunnelMismatch
-from sallyport.gateway.identity import load_identity, relay_trust, uplink_settings
+from sallyport.gateway.identity import GatewayIdentity, load_identity, relay_trust, uplink_settings
+from tests.certs.certificate_kit import NOW as ISSUED, Tunnel, write_leaf
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 PIN = "sha256/" + "A" * 43 + "="
@@ -66,6 +68,30 @@ def test_days_left_of_each_certificate(directory: IdentityDirectory) -> None:
     assert ages["gateway"].days_left in (39, 40)
     assert ages["issuing"].days_left > 300
     assert datetime.fromisoformat(ages["link"].not_after) > NOW
+
+
+def test_the_issuing_cas_days_under_a_successor_root(tmp_path: Path) -> None:
+    """The year of the issuing CA is what runs out, not the cross certificate's ten."""
+    tunnel = Tunnel.make().succeeded()
+    gateway, link = (tunnel.leaf_files(tmp_path, role) for role in (Role.GATEWAY, Role.LINK))
+    root = tunnel.root.certificate
+    identity = GatewayIdentity(TunnelId(tunnel.label), ("tunnel.test",), root, gateway, link)
+
+    ages = {age.name: age for age in identity.certificate_ages(ISSUED)}
+
+    assert ages["issuing"].days_left == 365
+    assert ages["root"].days_left > 3600
+
+
+def test_a_leaf_without_its_issuing_ca_has_no_age_for_it(tmp_path: Path) -> None:
+    """A file that was spoilt while the gateway runs does not break its health listener."""
+    tunnel = Tunnel.make()
+    chain, key = tunnel.leaf(Role.GATEWAY, "gw1")
+    gateway, link = write_leaf(tmp_path, chain[:1], key), tunnel.leaf_files(tmp_path, Role.LINK)
+    root = tunnel.root.certificate
+    identity = GatewayIdentity(TunnelId(tunnel.label), ("tunnel.test",), root, gateway, link)
+
+    assert {age.name for age in identity.certificate_ages(ISSUED)} == {"root", "gateway", "link"}
 
 
 def test_the_identity_of_another_tunnel(directory: IdentityDirectory, tmp_path: Path) -> None:

@@ -251,14 +251,19 @@ async def test_a_refused_certificate_is_refused_in_words() -> None:
     with capture_logs() as lines:
         async with gateway_to(9) as gateway:
             async with caller_of(lambda: gateway.refusals_for(refused, OPENING)) as (reader, writer):
-                writer.write(request())
-                status, error = await error_of(reader)
+                told = []
+                for _ in range(2):
+                    writer.write(request())
+                    status, error = await error_of(reader)
+                    assert status == 403
+                    assert "is not that of a caller; issue one" in str(error["message"])
+                    data = cast(dict[str, str], error["data"])
+                    assert (data["rule"], data["executed"]) == ("role", "no")
+                    told.append(data["call"])
 
-    assert status == 403
-    assert error["data"]["rule"] == "role"  # type: ignore[index]
-    assert "is not that of a caller; issue one" in str(error["message"])
-    call = next(line for line in lines if line["event"] == "call")
-    assert (call["caller"], call["trust"], call["rule"]) == ("refused", "none", "role")
+    calls = [line for line in lines if line["event"] == "call"]
+    assert [line["call"] for line in calls] == told == [f"{OPENING.reference}.1", f"{OPENING.reference}.2"]
+    assert [(line["caller"], line["trust"], line["rule"]) for line in calls] == [("refused", "none", "role")] * 2
 
 
 async def test_drain_closes_idle_connections_and_lets_calls_end() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
 import ssl
@@ -230,6 +231,52 @@ async def test_a_certificate_for_another_name(authority: trustme.CA, ca_file: Pa
 
     assert isinstance(error, UpstreamUntrusted)
     assert "`url:`" in error.hint
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_the_caller_reads_no_internal_name_in_a_refusal(
+    authority: trustme.CA, ca_file: Path, host: str
+) -> None:
+    """OpenSSL's own words name the host that was dialled: they are for the log."""
+    async with greeter(tls=server_tls(authority, "other.internal")) as port:
+        error = await failure(upstream(f"https://{host}:{port}/mcp", ca=ca_file))
+
+    assert isinstance(error, UpstreamUntrusted)
+    assert error.why.startswith("has a certificate that is for another ")
+    assert host not in error.why
+    assert host in error.detail
+    assert error.detail in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EHOSTDOWN, "Connect call failed ('10.0.0.3', 9000)"),
+        OSError("Multiple exceptions: Connect call failed ('10.0.0.3', 9000)"),
+    ],
+)
+async def test_the_caller_reads_no_internal_address(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    """asyncio's own words name the address that was dialled, and are for the log, too."""
+
+    async def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sallyport.gateway.upstream.connect_tcp", fail)
+    failed = await failure(upstream("http://wiki.internal:9000/mcp"))
+
+    assert failed.why.startswith("cannot be reached")
+    assert "10.0.0.3" not in failed.why
+    assert "10.0.0.3" in str(failed)
+
+
+async def test_the_caller_reads_no_words_of_openssl(ca_file: Path) -> None:
+    """A handshake that breaks is told as such; in which way, only the log says."""
+    async with greeter() as port:
+        error = await failure(upstream(f"https://127.0.0.1:{port}/mcp", ca=ca_file))
+
+    assert error.why == "failed in the TLS handshake"
+    assert isinstance(error, UpstreamUntrusted)
+    assert error.detail
 
 
 async def test_https_to_a_server_that_speaks_plain_text(ca_file: Path) -> None:

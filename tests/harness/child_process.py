@@ -94,8 +94,12 @@ class ChildProcess:
 
     def events(self, event: str, **fields: object) -> list[LogLine]:
         """Return the log lines of an event whose fields have these values."""
+        return [line for line in self.lines() if _matches(line, event, fields)]
+
+    def lines(self) -> list[LogLine]:
+        """Return all log lines that are JSON objects."""
         with self._changed:
-            return [line for line in map(_parse, self._lines) if _matches(line, event, fields)]
+            return [line for line in map(_parse, self._lines) if line]
 
     def wait_for(self, event: str, *, count: int = 1, within: float = 20, **fields: object) -> LogLine:
         """

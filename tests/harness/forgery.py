@@ -7,6 +7,7 @@ the one reason that it is about.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -55,6 +56,7 @@ def copy_certificate(
     *,
     keep_identifier: bool = False,
     extra_names: Sequence[str] = (),
+    valid: tuple[datetime, datetime] | None = None,
 ) -> Authority:
     """
     Copy a certificate for another key.
@@ -65,15 +67,17 @@ def copy_certificate(
         signer: signs, and is named as the issuer; None is a self-signed copy.
         keep_identifier: keep the genuine subject key identifier, although the key is another one.
         extra_names: DNS names added to the genuine ones.
+        valid: from when until when, where that should differ from the genuine one.
     """
+    not_before, not_after = valid or (genuine.not_valid_before_utc, genuine.not_valid_after_utc)
     builder = (
         x509.CertificateBuilder()
         .subject_name(genuine.subject)
         .issuer_name(signer.certificate.subject if signer else genuine.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(genuine.not_valid_before_utc)
-        .not_valid_after(genuine.not_valid_after_utc)
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
     )
     for extension in genuine.extensions:
         value = extension.value

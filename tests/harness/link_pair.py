@@ -151,8 +151,9 @@ async def link_pair(
         if carrier == "memory":
             one, two = MemoryCarrier(near), MemoryCarrier(far)
             one.other, two.other = two, one
-            near.carrier_opened(one)
-            far.carrier_opened(two)
+            for link, end in ((near, one), (far, two)):
+                link.carrier_connected(end)
+                link.carrier_opened()
             yield near, far
             return
         server = await loop.create_server(lambda: WebSocketCarrier.server(near), "127.0.0.1", 0)

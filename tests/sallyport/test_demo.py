@@ -154,6 +154,16 @@ def test_ending_it_on_the_way_up(demo: Start) -> None:
     running.assert_nothing_is_left()
 
 
+def test_reader_that_leaves(demo: Start) -> None:
+    """``sallyport demo | head -1`` cleans up as well."""
+    running = demo("--once")
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+    assert running.process.wait(50) == 141
+    assert _rest(running.process.stderr) == ""
+    running.assert_nothing_is_left()
+
+
 def test_part_that_dies(demo: Start) -> None:
     """A gateway that is gone ends the demo, by its name."""
     running = demo()

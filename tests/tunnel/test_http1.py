@@ -384,3 +384,15 @@ def test_which_fields_pass_a_hop(name: bytes, passes: bool) -> None:
     headers = [(b"A", b"1"), (name, b"v"), (b"A", b"2"), *nominations]
     kept = without_hop_by_hop(headers)
     assert kept == [(b"A", b"1"), *([(name, b"v")] if passes else []), (b"A", b"2")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    b"Host Authorization Cookie Set-Cookie Origin Content-Type Content-Length Cache-Control Last-Event-ID "
+    b"Mcp-Session-Id Mcp-Method MCP-Protocol-Version Sec-Fetch-Site Access-Control-Allow-Origin "
+    b"WWW-Authenticate Location".split(),
+)
+def test_what_connection_cannot_name(name: bytes) -> None:
+    """A field that is meant for the far side arrives there, whatever Connection says of it."""
+    headers = [(name, b"v"), (b"Connection", b"close, " + name.lower() + b",X"), (b"X", b"1"), (b"CONNECTION", name)]
+    assert without_hop_by_hop(headers) == [(name, b"v")]

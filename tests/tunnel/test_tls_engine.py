@@ -143,6 +143,21 @@ def test_a_changed_byte_is_an_error(identity: TestIdentity, place: str) -> None:
         gateway.receive(record)
 
 
+def test_what_came_whole_before_a_broken_record_is_not_lost(identity: TestIdentity) -> None:
+    """Good records before a bad one in the same read give their plaintext; then the failure is known."""
+    caller, gateway = caller_engine(identity), gateway_engine(identity)
+    shake(caller, gateway)
+    caller.send(b"good")
+    good = caller.data_to_send()
+    caller.send(b"bad")
+    bad = bytearray(caller.data_to_send())
+    bad[-1] ^= 1
+    assert gateway.receive(good + bad) == b"good"
+    assert gateway.failure is not None
+    with pytest.raises(TlsFailed):
+        gateway.receive(b"more")
+
+
 def test_a_replayed_record_is_an_error(identity: TestIdentity) -> None:
     """The same record a second time is refused."""
     caller, gateway = caller_engine(identity), gateway_engine(identity)

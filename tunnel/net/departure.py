@@ -16,6 +16,7 @@ import socket
 import struct
 
 from sallyport.tunnel.net.deadline import Deadline
+from sallyport.tunnel.net.sockets import finish_writing
 
 # How long, and for how many bytes, to linger. A client that writes a whole upload before it looks for an
 # answer needs them. nginx lingers for 5 s between two pieces and 30 s in all.
@@ -32,6 +33,8 @@ _CUTTING_INTERVAL = 0.01
 class Departure:
     """
     The end of one caller's connection. After one of its verbs only ``abort`` may follow.
+
+    The connection may come with its reading paused; who lingers resumes it, the others have no use for it.
 
     Args:
         transport: Over TCP, TLS or a mux stream.
@@ -60,7 +63,9 @@ class Departure:
         self._is_lingering = True
         self._deadline.set(_LINGER_SECONDS)
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            finish_writing(self._transport)
+        # Last: what the transport holds, the caller's own end included, may come before this returns.
+        self._transport.resume_reading()
 
     def cut(self, *, is_close_delimited: bool) -> None:
         """

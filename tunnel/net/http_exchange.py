@@ -9,7 +9,9 @@ no task, and sets no timer of its own:
   is still being dialled waits, up to a bound.
 * The head of the answer goes down before its body and at once; then every piece as it arrives. An answer
   may begin, and end, before the request has been sent whole (a server's own 413).
-* Each side that takes no more pauses the other.
+* Each side that takes no more pauses the other. A transport told to read on may deliver what it held before
+  that call returns, and so end the exchange in the middle of it: such a call comes last, or what follows
+  looks again.
 * Both sides speak HTTP/1.1 framing of our own: a length stays a length, everything else becomes chunks. To
   an HTTP/1.0 caller, who knows no chunks, an answer of unknown length ends with the connection.
 
@@ -48,11 +50,8 @@ class Caller(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes of the answer."""
 
-    def pause_request(self) -> None:
-        """Read no more of the request for now."""
-
-    def resume_request(self) -> None:
-        """Read on."""
+    def update_reading(self) -> None:
+        """Read on, perhaps at once, or no more: ``Exchange.is_request_paused`` has changed."""
 
     def answer_complete(self, *, keep_alive: bool) -> None:
         """The whole answer was written."""
@@ -103,6 +102,8 @@ class Exchange:
 
     def start(self) -> None:
         """Ask for a connection; the request follows when there is one and it is flushed."""
+        if self._is_over:
+            return  # the caller was lost when he was told to continue
         self._is_starting = True
         self._dialling = self._forward.upstream.lend(self)
         self._is_starting = False
@@ -123,7 +124,7 @@ class Exchange:
         connection = self._connection
         if connection is None:
             if self._held > _HELD_WHILE_DIALLING and not self._request_complete:
-                self._pause_request()
+                self.pause_request()
             return
         data = self._take_request()
         if not data or self._is_over:
@@ -133,7 +134,7 @@ class Exchange:
             connection.send_request(self._forward.head.method, data)
         else:
             connection.send(data)
-        if not self._begun:
+        if not self._begun and not self._is_over:
             connection.deadline.set(self._forward.timeouts.first_byte)
 
     def abandon(self) -> None:
@@ -154,8 +155,14 @@ class Exchange:
         """Receive again."""
         self._answer_paused = False
         if self._connection is not None and not self._is_over:
-            self._connection.resume_answer()
+            # In this order: resuming may end the exchange, and then the deadline is that of somebody else.
             self._connection.deadline.set(self._patience())
+            self._connection.resume_answer()
+
+    @property
+    def is_request_paused(self) -> bool:
+        """Whether the next hop, or what may be held for it, takes no more of the request for now."""
+        return self._request_paused
 
     @property
     def has_begun(self) -> bool:
@@ -238,13 +245,15 @@ class Exchange:
 
     def pause_request(self) -> None:
         """Read no more of the request: the next hop takes no more for now."""
-        self._pause_request()
+        if not self._request_paused:
+            self._request_paused = True
+            self._caller.update_reading()
 
     def resume_request(self) -> None:
         """Read on."""
         if self._request_paused:
             self._request_paused = False
-            self._caller.resume_request()
+            self._caller.update_reading()
 
     # Inside
 
@@ -305,11 +314,6 @@ class Exchange:
         if connection is None or not self._request_complete or self._head or self._pieces:
             return False
         return not connection.transport.get_write_buffer_size()
-
-    def _pause_request(self) -> None:
-        if not self._request_paused:
-            self._request_paused = True
-            self._caller.pause_request()
 
     def _patience(self) -> float:
         return self._forward.timeouts.idle if self._begun else self._forward.timeouts.first_byte

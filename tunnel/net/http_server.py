@@ -8,13 +8,16 @@ carry the request on. What it is doing is its ``_Phase``:
       ▲                                                        │
       └───────────── rest of the request read ─────────────────┘ (DISCARDING)
 
-* The next request is not looked at before the answer to the former is complete. What a pipelining caller
-  sends meanwhile is held, up to a bound, and then not read.
+* The next request is not looked at before the answer to the former is complete, and the caller takes it: a
+  pipelining caller who reads nothing would else fill our memory with answers. What he sends meanwhile is
+  held, up to a bound, and then not read.
 * While a request is being answered the connection is read all the same, because that is how a caller who
   leaves is noticed: close_notify, FIN and reset all mean that he has left, and the next hop hears it at once.
 * An answer that overtakes its request leaves the rest of it to be read and dropped: within bounds and on the
   same connection if it is short, else while the connection lingers (``departure``).
 * An answer that fails after it began is cut so that it cannot be taken for a whole one.
+* A transport may deliver what it holds before ``resume_reading`` returns (a mux stream does, and TLS). So
+  reading is resumed last of all, and never while the events of a former delivery are being worked off.
 """
 
 import asyncio
@@ -116,7 +119,6 @@ class HttpServer(asyncio.Protocol):
         # Flow
         self._is_taking = False  # events are being worked off: whoever settles a request need not go on
         self._is_reading = True
-        self._upload_paused = False
         self._writing_paused = False
 
     def drain(self) -> None:
@@ -169,21 +171,24 @@ class HttpServer(asyncio.Protocol):
         self._writing_paused = False
         if self._exchange is not None:
             self._exchange.resume_answer()
+        elif self._phase is _Phase.IDLE and not self._is_taking:
+            self._read()
 
     # Requests
 
-    def _read(self, data: bytes | None) -> None:
-        """Work off data, or with None what was held, request after request as far as each is settled."""
+    def _read(self, data: bytes = b"") -> None:
+        """Work off data and what was held, request after request as far as each is settled."""
         self._is_taking = True
         try:
-            events = self._reader.start_next() if data is None else self._reader.receive(data)
-            while events:
+            events = self._reader.receive(data) if data else []
+            while True:
                 for event in events:
                     self._take(event)
                     if self._phase is _Phase.LEAVING:
                         return
-                is_next = self._phase is _Phase.IDLE and self._reader.has_ended
-                events = self._reader.start_next() if is_next else []
+                if not self._may_start_next():
+                    break
+                events = self._reader.start_next()
         except HttpRefused as refusal:
             self._refuse(refusal)
             return
@@ -192,6 +197,9 @@ class HttpServer(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.flush()
         self._wait_for_more()
+
+    def _may_start_next(self) -> bool:
+        return self._phase is _Phase.IDLE and self._reader.has_ended and not self._writing_paused
 
     def _take(self, event: RequestEvent) -> None:
         if isinstance(event, bytes):
@@ -255,7 +263,7 @@ class HttpServer(asyncio.Protocol):
         elif self._phase is _Phase.IDLE and self._reader.is_in_head:
             self._phase = _Phase.HEAD
             self._deadline.set(self._head_timeout)
-        self._update_reading()
+        self.update_reading()
 
     # Answers
 
@@ -287,7 +295,11 @@ class HttpServer(asyncio.Protocol):
         return is_short and not request.expect_continue
 
     def _settle(self, *, keep_alive: bool) -> None:
-        """Go on behind a whole answer: to the next request, the rest of this one, or the end."""
+        """
+        Go on behind a whole answer: to the next request, the rest of this one, or the end.
+
+        To be called last: what was held is worked off, and more may come, before this returns.
+        """
         self._exchange = None
         self._close_record()
         if self._phase is _Phase.LEAVING:
@@ -297,12 +309,13 @@ class HttpServer(asyncio.Protocol):
                 self._leave().close()
             else:
                 self._leave().linger()
-        elif not self._reader.has_ended:
-            self._phase = _Phase.DISCARDING
         else:
-            self._turn_to_next()
-            if self._phase is _Phase.IDLE and not self._is_taking:
-                self._read(None)
+            if self._reader.has_ended:
+                self._turn_to_next()
+            else:
+                self._phase = _Phase.DISCARDING
+            if not self._is_taking:
+                self._read()
 
     def _refuse(self, refusal: HttpRefused) -> None:
         """Answer what the codec refuses, and close: nobody knows where the next request would begin."""
@@ -328,15 +341,21 @@ class HttpServer(asyncio.Protocol):
         """Send bytes to the caller."""
         self._connection.write(data)
 
-    def pause_request(self) -> None:
-        """Read no more of the request for now."""
-        self._upload_paused = True
-        self._update_reading()
+    def update_reading(self) -> None:
+        """
+        Read, unless the request is paused or enough is held.
 
-    def resume_request(self) -> None:
-        """Read on."""
-        self._upload_paused = False
-        self._update_reading()
+        To be called last: the transport may deliver what it holds before this returns.
+        """
+        wanted = not self._is_upload_paused and self._reader.held <= _HELD
+        if wanted is self._is_reading or self._departure is not None or self._connection.is_closing():
+            return
+        if not wanted:
+            self._is_reading = False
+            self._connection.pause_reading()
+        elif not self._is_taking:
+            self._is_reading = True
+            self._connection.resume_reading()
 
     def answer_complete(self, *, keep_alive: bool) -> None:
         """Go on to the next request, or close."""
@@ -384,8 +403,6 @@ class HttpServer(asyncio.Protocol):
         self._phase = _Phase.LEAVING
         self._deadline.cancel()
         if self._departure is None:
-            self._upload_paused = False
-            self._update_reading()
             self._departure = Departure(self._connection, self._loop)
         return self._departure
 
@@ -397,7 +414,7 @@ class HttpServer(asyncio.Protocol):
                 self._leave().linger()
             case _Phase.HEAD:
                 self._refuse(HttpRefused(408, "the head did not come in time"))
-            case _Phase.BUSY if self._upload_paused:
+            case _Phase.BUSY if self._is_upload_paused:
                 # It is the next hop that does not take the request, and its own deadline that says so.
                 self._deadline.set(_BODY_IDLE)
             case _Phase.BUSY:
@@ -413,15 +430,9 @@ class HttpServer(asyncio.Protocol):
             raise AssertionError("nothing is sent before the connection is made")
         return self._transport
 
-    def _update_reading(self) -> None:
-        wanted = not self._upload_paused and self._reader.held <= _HELD
-        if wanted is self._is_reading or self._connection.is_closing():
-            return
-        self._is_reading = wanted
-        if wanted:
-            self._connection.resume_reading()
-        else:
-            self._connection.pause_reading()
+    @property
+    def _is_upload_paused(self) -> bool:
+        return self._exchange is not None and self._exchange.is_request_paused
 
     def _open_record(self, head: RequestHead | None) -> CallRecord:
         self._phase = _Phase.BUSY

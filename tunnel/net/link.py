@@ -108,7 +108,7 @@ class Link:
         self._lost = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._arm_timer()  # The wait for HELLO includes the carrier's own opening.
+        self._timer_due = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -170,9 +170,23 @@ class Link:
 
     # What the carrier calls
 
-    def carrier_opened(self, carrier: Carrier) -> None:
-        """Begin to speak over a carrier that is open."""
+    def carrier_connected(self, carrier: Carrier) -> None:
+        """
+        Take note of the carrier, which is connected and not open yet.
+
+        The wait for HELLO begins, so that a peer which connects and then says nothing is dropped in time.
+        """
         self._carrier = carrier
+        if self._lost or self._closing:
+            carrier.abort()
+            return
+        self._mux.begin(self.loop.time())
+        self._arm_timer()
+
+    def carrier_opened(self) -> None:
+        """Begin to speak: the carrier is open."""
+        if self._lost or self._closing:
+            return
         if self._hello is not None:
             self._mux.send_hello(self._hello)
         self._flush()
@@ -255,7 +269,7 @@ class Link:
                     stream.deliver_eof()
             case events.StreamWasReset(stream=stream_id, code=code, by_peer=by_peer):
                 if (stream := self._streams.pop(stream_id, None)) is not None:
-                    stream.lose(StreamReset(code, by_peer=by_peer))
+                    stream.reset_by_peer(StreamReset(code, by_peer=by_peer))
             case events.HelloReceived(hello=hello):
                 self._judge(hello)
             case events.LinkAccepted(ack=ack):
@@ -281,8 +295,7 @@ class Link:
     def _connect_stream(self, stream: Stream, protocol: asyncio.Protocol) -> None:
         self._streams[stream.stream_id] = stream
         self._idle.clear()
-        stream.set_protocol(protocol)
-        protocol.connection_made(stream)
+        stream.connect(protocol)
 
     def _judge(self, hello: Hello) -> None:
         verdict = self._handler.hello_received(self, hello)
@@ -333,10 +346,11 @@ class Link:
         if self._lost or due is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
         self._timer = self.loop.call_at(due, self._timer_fired)
+        self._timer_due = due  # uvloop's handle does not always know
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -369,10 +383,10 @@ class Link:
             self._carrier.close()
         elif self._carrier is not None:
             self._carrier.abort()
+        self._mux.drop()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.lose(LinkLost("the link to the gateway or the relay was lost"))
-        self._mux.drop()
         if not self.closed.done():
             self.closed.set_result(None)
         self._handler.link_lost(self, error)

@@ -5,6 +5,7 @@ Every option is one that a kernel may refuse or not know (macOS, Windows, an old
 without any of them, so a refusal is passed over, option by option.
 """
 
+import asyncio
 import contextlib
 import socket
 
@@ -42,8 +43,22 @@ def tune_stream(sock: socket.socket) -> None:
 
 def _try(sock: socket.socket, level: str, option: str, value: int | bytes) -> None:
     if hasattr(socket, option):
-        with contextlib.suppress(OSError):
+        # ValueError: uvloop's word for a socket that is closed by now.
+        with contextlib.suppress(OSError, ValueError):
             sock.setsockopt(getattr(socket, level), getattr(socket, option), value)
+
+
+def finish_writing(transport: asyncio.WriteTransport) -> None:
+    """
+    Say that nothing more will be written, to a peer who may have gone.
+
+    asyncio raises from ``write_eof`` when the peer has reset the connection meanwhile: then there is nobody
+    to say it to, and the transport is closed.
+    """
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()
 
 
 def raise_descriptor_limit() -> None:

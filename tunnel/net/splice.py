@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from sallyport.tunnel.errors import TunnelError
+from sallyport.tunnel.errors import StreamReset, TunnelError
+from sallyport.tunnel.net.sockets import finish_writing
 
 OpenStream = Callable[[asyncio.Protocol, bytes], asyncio.Transport]
 
@@ -28,16 +29,23 @@ class Splice:
         open_stream: Opens the stream for the far half, given the first bytes; what it raises ends the
             caller's connection and is the splice's reason.
         ended: Told once, when both halves are gone, with the reason or None for an end in order.
+        refused: Given the caller's transport when the stream is refused before it was begun, so that the
+            caller can be told; it is then nobody else's.
     """
 
     def __init__(
-        self, open_stream: OpenStream, *, ended: "Callable[[Splice, Exception | None], None]"
+        self,
+        open_stream: OpenStream,
+        *,
+        ended: "Callable[[Splice, Exception | None], None]",
+        refused: Callable[[asyncio.Transport], None],
     ) -> None:
         self.near = SpliceHalf(self)
         self.far = SpliceHalf(self)
         self.near.other, self.far.other = self.far, self.near
         self._open_stream = open_stream
         self._ended = ended
+        self._refused = refused
         self._reason: Exception | None = None
 
     def open_far(self, first: bytes) -> None:
@@ -55,10 +63,17 @@ class Splice:
         other = half.other
         if other.is_lost or other.transport is None:
             self._ended(self, self._reason)
-        elif error is None and half.has_finished and other.has_finished:
-            other.close()
+        elif half is self.far and self._was_never_begun(error):
+            self.near.is_lost = True
+            self._refused(other.transport)
+            self._ended(self, self._reason)
+        elif error is None and half.has_finished:
+            other.close()  # It has heard all there was: what is still on its way to it may arrive.
         else:
             other.abort()
+
+    def _was_never_begun(self, error: Exception | None) -> bool:
+        return isinstance(error, StreamReset) and error.retryable and not self.far.received
 
 
 class SpliceHalf(asyncio.Protocol):
@@ -99,7 +114,7 @@ class SpliceHalf(asyncio.Protocol):
             other.close()
             return False
         if not other.is_closing():
-            other.write_eof()
+            finish_writing(other)
         return True  # The other direction goes on.
 
     def connection_lost(self, exc: Exception | None) -> None:

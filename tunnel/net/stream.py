@@ -2,7 +2,9 @@
 One mux stream as an asyncio transport.
 
 Whatever speaks to a TCP connection can speak to a stream: the relay splices the two, the gateway puts inner
-TLS on it. The stream keeps what ``asyncio.Transport`` promises and adds one thing, ``reset`` with a code.
+TLS on it. The stream keeps what ``asyncio.Transport`` promises, also that nothing is delivered from inside
+``resume_reading`` and that a protocol which raises ends its own connection and no other. It adds one thing,
+``reset`` with a code.
 
 Credit follows the reader (SPEC.md, flow control): bytes count as taken when the protocol's ``data_received``
 has returned, and a protocol that pauses reading stops the credit, so the peer can be ahead of it by one
@@ -11,9 +13,10 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sallyport.tunnel.errors import TunnelError
+from sallyport.tunnel.errors import StreamReset, TunnelError
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.frames import ResetCode, StreamId
 from sallyport.tunnel.limits import HIGH_WATER
@@ -21,9 +24,13 @@ from sallyport.tunnel.limits import HIGH_WATER
 if TYPE_CHECKING:
     from sallyport.tunnel.net.link import Link
 
-# How long a stream that this end has closed waits for the other end's FINISH before it is reset: long
-# enough for a peer on a slow path to answer, short enough that a peer which never does costs little.
+# Seconds. A stream that this end has closed is looked at so often: when all that was written has left, the
+# peer has one interval to say FINISH as well: long for a slow path, short for a peer that never will.
 _LINGER = 2.0
+# Looks in a row at which nothing more had left: then whoever should read it has stopped for good.
+_STALLED_LOOKS = 15
+
+_Told = TypeVar("_Told")
 
 
 class Stream(asyncio.Transport):
@@ -41,8 +48,9 @@ class Stream(asyncio.Transport):
         self._link = link
         self.stream_id = stream_id
         self.opening = opening
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._held: deque[bytes] = deque()
+        self._pump_due = False
         self._reading = True
         self._writing = True  # False while the protocol is asked to pause
         self._eof_received = False  # the peer's FINISH has come, though perhaps not been delivered
@@ -51,6 +59,8 @@ class Stream(asyncio.Transport):
         self._closing = False
         self._lost = False
         self._linger: asyncio.TimerHandle | None = None
+        self._looks = 0  # at the stream since something has last left
+        self._unsent_then = 0
 
     # Receiving: called by the link
 
@@ -64,7 +74,21 @@ class Stream(asyncio.Transport):
     def deliver_eof(self) -> None:
         """Take note of the peer's FINISH; the protocol hears of it behind the data."""
         self._eof_received = True
-        self._pump()
+        if self._reading and not self._held:
+            self._pump()
+
+    def reset_by_peer(self, error: StreamReset) -> None:
+        """
+        Take note of the peer's RESET, or of the mux's own.
+
+        CANCELLED behind a FINISH is no failure: the peer has said all that it had to say, and wants to hear
+        no more. What it said is still delivered, to its end.
+        """
+        if error.code != ResetCode.CANCELLED or not self._eof_received or self._closing:
+            self.lose(error)
+            return
+        self._eof_sent = True
+        self._settle()
 
     def lose(self, error: TunnelError | None) -> None:
         """End the stream: nothing is delivered or sent any more."""
@@ -75,15 +99,13 @@ class Stream(asyncio.Transport):
         if self._linger is not None:
             self._linger.cancel()
         self._link.stream_ended(self)
-        if self._protocol is not None:
-            self._protocol.connection_lost(error)
+        self._tell(self._protocol.connection_lost, error)
 
     def drained(self) -> None:
         """Take note that the mux has sent enough of what was written."""
         if not self._writing and not self._lost:
             self._writing = True
-            if self._protocol is not None:
-                self._protocol.resume_writing()
+            self._tell(self._protocol.resume_writing)
 
     # Reading: the transport's side
 
@@ -91,9 +113,12 @@ class Stream(asyncio.Transport):
         self._reading = False
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._lost:
-            self._reading = True
-            self._pump()
+        if self._reading or self._lost:
+            return
+        self._reading = True
+        if not self._pump_due:
+            self._pump_due = True
+            self._link.loop.call_soon(self._pump)
 
     def is_reading(self) -> bool:
         return self._reading
@@ -107,8 +132,7 @@ class Stream(asyncio.Transport):
         self._link.send_data(self, data if isinstance(data, bytes) else bytes(data))
         if self._writing and self._unsent() > HIGH_WATER:
             self._writing = False
-            if self._protocol is not None:
-                self._protocol.pause_writing()
+            self._tell(self._protocol.pause_writing)
 
     def can_write_eof(self) -> bool:
         return True
@@ -117,7 +141,7 @@ class Stream(asyncio.Transport):
         if self._closing or self._eof_sent:
             return
         self._send_eof()
-        self._end_if_both_finished()
+        self._settle()
 
     def close(self) -> None:
         """Send what was written, then FINISH; what still comes is discarded for a few seconds."""
@@ -126,8 +150,7 @@ class Stream(asyncio.Transport):
         self._closing = True
         self._discard_held()
         self._send_eof()
-        if not self._lost and not self._end_if_both_finished():
-            self._linger = self._link.loop.call_later(_LINGER, self.abort)
+        self._settle()
 
     def abort(self) -> None:
         self.reset(ResetCode.CANCELLED)
@@ -156,9 +179,12 @@ class Stream(asyncio.Transport):
         self._protocol = cast(asyncio.Protocol, protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        if self._protocol is None:
-            raise AssertionError("a stream is given its protocol before anybody sees it")
         return self._protocol
+
+    def connect(self, protocol: asyncio.Protocol) -> None:
+        """Give the stream its protocol and introduce the two."""
+        self._protocol = protocol
+        self._tell(protocol.connection_made, self)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "opening":
@@ -169,14 +195,28 @@ class Stream(asyncio.Transport):
 
     # Inside
 
+    def _tell(self, callback: Callable[..., _Told], *facts: object) -> _Told | None:
+        """
+        Call the protocol. One that raises has a bug, which must cost its own connection and no other.
+        """
+        try:
+            return callback(*facts)
+        except Exception as error:
+            self._link.loop.call_exception_handler(
+                {"message": "the protocol of a stream failed", "exception": error, "transport": self}
+            )
+            self.reset(ResetCode.INTERNAL)
+            return None
+
     def _take(self, data: bytes) -> None:
-        if not self._closing and self._protocol is not None:
-            self._protocol.data_received(data)
+        if not self._closing:
+            self._tell(self._protocol.data_received, data)
         if not self._lost:
             self._link.consumed(self, len(data))
 
     def _pump(self) -> None:
         """Deliver what was held, as far as the protocol reads; then the end, if it has come."""
+        self._pump_due = False
         while self._held and (self._reading or self._closing):
             self._take(self._held.popleft())
         if self._held or not self._eof_received or self._eof_delivered or self._lost:
@@ -184,10 +224,9 @@ class Stream(asyncio.Transport):
         if not (self._reading or self._closing):
             return
         self._eof_delivered = True
-        keep_open = self._protocol is not None and not self._closing and self._protocol.eof_received()
-        if not keep_open:
+        if self._closing or not self._tell(self._protocol.eof_received):
             self.close()
-        self._end_if_both_finished()
+        self._settle()
 
     def _discard_held(self) -> None:
         count = sum(map(len, self._held))
@@ -200,14 +239,39 @@ class Stream(asyncio.Transport):
             self._eof_sent = True
             self._link.finish_stream(self)
 
-    def _end_if_both_finished(self) -> bool:
-        """Forget the stream when both directions have ended in order."""
-        if self._lost or not (self._eof_sent and self._eof_received):
-            return False
-        if not self._eof_delivered and not self._closing:
-            return False
-        self._link.loop.call_soon(self.lose, None)
-        return True
+    # The end
+
+    def _settle(self) -> None:
+        """End the stream when both directions have ended; see to it that they do when this end has closed."""
+        if self._lost:
+            return
+        if self._has_ended():
+            self._link.loop.call_soon(self.lose, None)
+        elif self._linger is None and (self._closing or (self._eof_sent and self._eof_delivered)):
+            self._unsent_then = self._unsent()
+            self._linger = self._link.loop.call_later(_LINGER, self._look_again)
+
+    def _has_ended(self) -> bool:
+        heard_all = self._eof_received and (self._eof_delivered or self._closing)
+        return heard_all and self._eof_sent and not self._unsent()
+
+    def _look_again(self) -> None:
+        """
+        Judge a stream that waits for its end: it may take as long as what was written is leaving.
+        """
+        self._linger = None
+        unsent = self._unsent()
+        has_moved = unsent < self._unsent_then
+        self._looks = 0 if has_moved else self._looks + 1
+        if self._has_ended():
+            self.lose(None)
+        elif unsent == 0 and not has_moved:
+            self.abort()  # All has left, and the peer has had its time to finish too.
+        elif self._looks >= _STALLED_LOOKS:
+            self.reset(ResetCode.TIMED_OUT)
+        else:
+            self._unsent_then = unsent
+            self._linger = self._link.loop.call_later(_LINGER, self._look_again)
 
     def _unsent(self) -> int:
         return self._link.unsent(self)

@@ -51,6 +51,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._engine = engine
         self._upper = upper
         self._verify = verify
+        self._loop = loop
         self._timer = loop.call_later(handshake_timeout, self._handshake_timed_out)
         self._lower: asyncio.Transport | None = None
         self._admitted = False  # the protocol above knows this transport
@@ -92,7 +93,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         if plaintext:
             self._deliver(plaintext)
-        if self._engine.peer_closed:
+        if self._engine.failure is not None:
+            self._fail(self._engine.failure)
+        elif self._engine.peer_closed:
             self._deliver_eof()
 
     def eof_received(self) -> bool:
@@ -110,6 +113,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if exc is not None and not self._lost and (rest := read_unread(self._lower)):
             # A reset came right behind the peer's last words, an early answer for instance.
             self._reading = True
+            self._deliver_held()
             self.data_received(rest)
         if exc is None and not self._closing and not self._engine.peer_closed:
             exc = TlsTruncated("after the handshake" if self._admitted else "during the handshake")
@@ -164,12 +168,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._reading = True
-        held, self._held = self._held, b""
-        if held:
-            self._deliver(held)
-        if self._reading and self._eof_due:
-            self._deliver_eof()
-        if self._reading and self._lower is not None and not self.is_closing():
+        if self._held or self._eof_due:
+            # As with asyncio's own transports, nothing is delivered from inside this method.
+            self._loop.call_soon(self._deliver_held)
+        if self._lower is not None and not self.is_closing():
             self._lower.resume_reading()
 
     def is_reading(self) -> bool:
@@ -208,10 +210,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._upper.connection_made(self)
         return not self.is_closing()
 
+    def _deliver_held(self) -> None:
+        if self._reading and not self._closing:
+            held, self._held = self._held, b""
+            if held:
+                self._upper.data_received(held)
+            if self._eof_due:
+                self._deliver_eof()
+
     def _deliver(self, plaintext: bytes) -> None:
         if self._closing:
             return
-        if self._reading:
+        if self._reading and not self._held:
             self._upper.data_received(plaintext)
         else:
             self._held += plaintext
@@ -219,7 +229,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def _deliver_eof(self) -> None:
         if self._closing or self._lost:
             return
-        if not self._reading:
+        if not self._reading or self._held:
             self._eof_due = True
             return
         self._eof_due = False

@@ -103,6 +103,9 @@ class WebSocketCarrier(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._link.carrier_connected(self)
+        if self._transport.is_closing():
+            return
         if isinstance(self._codec, ClientProtocol):
             self._codec.send_request(self._codec.connect())
             self._write()
@@ -149,7 +152,7 @@ class WebSocketCarrier(asyncio.Protocol):
         codec.send_response(response)
         self._write()
         if codec.state is OPEN:
-            self._link.carrier_opened(self)
+            self._link.carrier_opened()
 
     def _upgrade_answered(self, response: Response) -> None:
         if self._codec.handshake_exc is not None:
@@ -158,7 +161,7 @@ class WebSocketCarrier(asyncio.Protocol):
         elif self._codec.subprotocol != SUBPROTOCOL:
             self._error = LinkLost(f"the relay does not speak {SUBPROTOCOL}")
         else:
-            self._link.carrier_opened(self)
+            self._link.carrier_opened()
 
     def _frame_received(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY and frame.fin:

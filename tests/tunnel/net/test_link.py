@@ -9,6 +9,7 @@ import pytest
 from sallyport.tunnel.errors import LinkLost, LinkRefused, StreamReset
 from sallyport.tunnel.events import Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode, ResetCode
+from sallyport.tunnel.net import stream as stream_module
 from tests.harness.link_pair import CarrierKind, Owner, Recorder, link_pair
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +152,83 @@ async def test_go_away_lets_streams_finish_and_no_new_ones_in(carrier: CarrierKi
             far_stream.write(b"still here")
             await caller.until(lambda p: p.received == b"still here")
         assert relay.left == [GoAwayReason.SHUTDOWN]
+
+
+async def test_close_waits_for_a_slow_reader(carrier: CarrierKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before a close arrives whole, though its reader takes long past the linger time."""
+    monkeypatch.setattr(stream_module, "_LINGER", 0.02)
+    data = os.urandom(400_000)
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        stream = near.open_stream(caller, OPENING)
+        with anyio.fail_after(10):
+            far_stream, _ = await gateway.opened.get()
+            stream.pause_reading()
+            far_stream.write(data)
+            far_stream.close()
+            for _ in range(5):
+                await anyio.sleep(0.03)  # past the linger, so that it is seen not to cut
+            stream.resume_reading()
+            await caller.until(lambda p: p.eof)
+        assert bytes(caller.received) == data
+
+
+async def test_a_closed_stream_whose_reader_never_comes_back_ends(
+    carrier: CarrierKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that has stopped for good does not keep a closed stream for ever."""
+    monkeypatch.setattr(stream_module, "_LINGER", 0.01)
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        caller = Recorder()
+        stream = near.open_stream(caller, OPENING)
+        with anyio.fail_after(10):
+            far_stream, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            stream.pause_reading()
+            far_stream.write(b"x" * 400_000)
+            far_stream.close()
+            await served.until(lambda p: bool(p.lost))
+            await caller.until(lambda p: bool(p.lost))
+        (error,) = caller.lost
+        assert isinstance(error, StreamReset)
+        assert error.code is ResetCode.TIMED_OUT
+
+
+async def test_a_protocol_that_raises_ends_its_own_stream_only(carrier: CarrierKind) -> None:
+    """An error in one stream's protocol resets that stream; the link and its neighbours go on."""
+
+    class Broken(Recorder):
+        def data_received(self, data: bytes) -> None:
+            raise RuntimeError("a bug")
+
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    broken = [True, False]
+    gateway = Owner(serve=lambda _: Broken() if broken.pop(0) else Recorder())
+    relay = Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        await ready(relay, gateway)
+        unlucky, neighbour = Recorder(), Recorder()
+        first = near.open_stream(unlucky, OPENING)
+        second = near.open_stream(neighbour, OPENING)
+        with anyio.fail_after(5):
+            await gateway.opened.get()
+            far_second, served = await gateway.opened.get()
+            assert isinstance(served, Recorder)
+            first.write(b"x")
+            await unlucky.until(lambda p: bool(p.lost))
+            second.write(b"question")
+            await served.until(lambda p: p.received == b"question")
+            far_second.write(b"answer")
+            await neighbour.until(lambda p: p.received == b"answer")
+        (error,) = unlucky.lost
+        assert isinstance(error, StreamReset)
+        assert error.code is ResetCode.INTERNAL
+        assert len(reported) == 1
 
 
 async def test_close_lingers_for_what_the_peer_still_sends(carrier: CarrierKind) -> None:

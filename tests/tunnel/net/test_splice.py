@@ -29,7 +29,7 @@ class Front:
 
     def protocol(self) -> asyncio.Protocol:
         """Return the protocol for a caller's connection."""
-        self.splice = Splice(self._open, ended=self._note)
+        self.splice = Splice(self._open, ended=self._note, refused=self._refuse)
         return self.splice.near
 
     def _open(self, far: asyncio.Protocol, first: bytes) -> Stream:
@@ -39,6 +39,11 @@ class Front:
     def _note(self, splice: Splice, error: Exception | None) -> None:
         self.ended.append(error)
         self._changed.set()
+
+    def _refuse(self, transport: asyncio.Transport) -> None:
+        transport.set_protocol(asyncio.Protocol())
+        transport.write(b"alert")
+        transport.close()
 
     async def until_ended(self) -> None:
         """Wait for the splice's end."""
@@ -125,6 +130,53 @@ async def test_a_stream_that_is_reset_cuts_the_caller() -> None:
         assert isinstance(front.ended[0], StreamReset)
 
 
+async def test_a_stream_that_was_never_begun_leaves_the_caller_to_be_told() -> None:
+    """When the gateway refuses a stream before it has said a byte, the caller's connection is handed out."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(5):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(b"hello")
+                stream, _ = await gateway.opened.get()
+                stream.reset(ResetCode.OVERLOADED)
+                await front.until_ended()
+                assert await reader.read() == b"alert"
+                writer.close()
+        assert isinstance(front.ended[0], StreamReset)
+
+
+async def test_what_was_sent_before_a_finish_survives_a_reset_behind_it() -> None:
+    """A gateway that has finished and then cancels the other direction has still said what it said."""
+    data = os.urandom(3_000_000)
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, _):
+        front = Front(near)
+        loop = asyncio.get_running_loop()
+        with anyio.fail_after(20):
+            await relay.ready.wait()
+            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
+                writer.write(b"hello")
+                stream, _ = await gateway.opened.get()
+                stream.write(data)
+                stream.write_eof()
+                received = await reader.readexactly(1_000_000)
+                while stream.get_write_buffer_size():
+                    received += await reader.read(10_000)
+                stream.abort()
+                received += await reader.read()
+                await front.until_ended()
+                writer.close()
+        assert received == data
+        assert front.ended == [None]
+
+
 async def test_no_stream_to_be_had() -> None:
     """A stream that cannot be opened ends the caller's connection with that reason."""
     ended: list[Exception | None] = []
@@ -138,7 +190,8 @@ async def test_no_stream_to_be_had() -> None:
         done.set()
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Splice(refuse, ended=note).near, "127.0.0.1", 0)
+    splice = Splice(refuse, ended=note, refused=lambda _: None)
+    server = await loop.create_server(lambda: splice.near, "127.0.0.1", 0)
     async with server:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(b"hello")

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from sallyport.tunnel.errors import LinkLost
+from sallyport.tunnel import handshake
+from sallyport.tunnel.errors import LinkLost, LinkTimedOut
 from sallyport.tunnel.limits import MESSAGE_MAX
 from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
@@ -130,6 +131,16 @@ async def test_hostile_frames_end_the_link(hostile: bytes) -> None:
             await owner.lost.wait()
     assert owner.error is not None
     assert not owner.ready.is_set()
+
+
+async def test_a_peer_that_never_upgrades_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects and says nothing is cut when the wait for HELLO is over."""
+    monkeypatch.setattr(handshake, "HELLO_TIMEOUT", 0.05)
+    async with relay_end("") as (owner, reader, _):
+        with anyio.fail_after(5):
+            assert await reader.read() == b""
+            await owner.lost.wait()
+    assert isinstance(owner.error, LinkTimedOut)
 
 
 async def test_close_is_answered_by_close() -> None:
