@@ -145,15 +145,16 @@ class _Check:
 
     def _require_new_root(self, bundle: Bundle, name: str) -> None:
         """
-        Demand that the bundle's root permits all the tunnel's names, as gateways' certificates will have them.
+        Demand that the bundle's root permits all the tunnel's names: gateways' certificates will have them.
         """
         missing = set(Scope.of(self.root).domains) - set(Scope.of(bundle.root).domains)
         if missing:
             raise read_facts(bundle.root).refusal(
                 Rule.NAME_CONSTRAINTS,
-                f"in the bundle is from before {min(missing)} was added: this caller refuses gateways that have"
-                " names there",
-                f"before any gateway's: sallyport certs issue caller {name} --replace --domain {bundle.domain}",
+                f"in the bundle is from before {min(missing)} was added: this caller will refuse gateways that"
+                " have names there",
+                "before any gateway's certificate: "
+                f"sallyport certs issue caller {name} --replace --domain {bundle.domain}",
             )
 
     def _require_all_domains(self, leaf: Facts, name: str) -> None:

@@ -202,9 +202,9 @@ def test_after_adding_a_domain_check_names_the_bundles_to_issue_first(identity: 
 
 def test_new_bundles_first_then_new_gateways_breaks_nobody(identity: IdentityDirectory) -> None:
     """The order that ``certs init`` prints: at each step those who have done theirs can call."""
-    old_root, old = identity.root_certificate(), issued_bundle(identity)
+    old_root, old = identity.root_certificate(), issued_bundle(identity, "old")
     add_domains(identity, ["b.test"], now=NOW)
-    new_root, new = identity.root_certificate(), issued_bundle(identity)
+    new_root, new = identity.root_certificate(), issued_bundle(identity, "new")
 
     # The gateway's certificate is the old one, and the gateway may still run with the old root.
     for root in (old_root, new_root):
@@ -218,7 +218,7 @@ def test_new_bundles_first_then_new_gateways_breaks_nobody(identity: IdentityDir
 
 def test_new_gateways_first_breaks_callers_with_old_bundles(identity: IdentityDirectory) -> None:
     """Why there is an order: the old root's constraints refuse the names under the new domain."""
-    old = issued_bundle(identity)
+    old = issued_bundle(identity, "old")
     add_domains(identity, ["b.test"], now=NOW)
     issue_leaf(identity, Role.GATEWAY, "gw1", now=NOW, replace=True)
 
@@ -228,15 +228,15 @@ def test_new_gateways_first_breaks_callers_with_old_bundles(identity: IdentityDi
     assert "permitted subtree violation" in str(error)
 
 
-def issued_bundle(directory: IdentityDirectory) -> Bundle:
-    """Issue alice's bundle and load it."""
-    return Bundle.load(issue_caller(directory, "alice", domain=None, now=NOW, replace=True))
+def issued_bundle(directory: IdentityDirectory, name: str) -> Bundle:
+    """Issue a caller's bundle and load it."""
+    return Bundle.load(issue_caller(directory, name, domain=None, now=NOW))
 
 
 def call(
     directory: IdentityDirectory, bundle: Bundle, *, root: x509.Certificate, domain: str = DOMAIN
 ) -> ssl.SSLError | None:
-    """Let a caller meet the gateway, which has this root, and both judge each other; return what went wrong."""
+    """Let a caller meet the gateway, which has this root; both judge each other. Return what went wrong."""
     label = directory.tunnel_id().label
     server, client = door_context(directory.gateway("gw1"), root), caller_context(bundle)
     done = shake_hands(server, client, tunnel_host(label, domain))
