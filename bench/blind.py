@@ -44,8 +44,9 @@ from tests.harness.mcp_wire import (
 )
 from tests.harness.plain_socket import open_and_send
 from tests.harness.process_memory import read_memory
-from tests.harness.product import Product, is_root, start_fixture
+from tests.harness.product import Product, is_root
 from tests.harness.raw_http import Endpoint, Header
+from tests.harness.stage import start_fixture
 
 _WORKERS = 8
 _SEARCHES_DURING = 3

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from bench.node_tools import ToolMissing, conformance_command
 from bench.report import finish, say
-from tests.harness.product import LOOPBACK, Fixture, Product, Tunnel, start_fixture
+from tests.harness.product import LOOPBACK, Product, Tunnel
+from tests.harness.stage import Fixture, start_fixture
 
 ERAS = ("2025-11-25", "2026-07-28")
 _SUITE_LIMIT = 300  # seconds

@@ -31,9 +31,10 @@ from bench.report import finish, say
 from tests.harness.child_process import CHECKOUT, ChildProcess
 from tests.harness.mcp_wire import ModernClient
 from tests.harness.outside_clients import OutsideClient, Target, call_python, clients_of
-from tests.harness.product import LOOPBACK, Fixture, Product, Tunnel, free_port, is_root, start_fixture
+from tests.harness.product import LOOPBACK, Product, Tunnel, free_port, is_root
 from tests.harness.raw_link import knock_as_link
 from tests.harness.rough_upstream import RoughUpstream
+from tests.harness.stage import Fixture, start_fixture
 from tests.harness.switchboard import Switchboard, forward, impersonate, impostor_context
 
 _CONTROL = "control: the real relay"

@@ -22,7 +22,8 @@ import psutil  # type: ignore[import-untyped]  # no stubs among the tools
 from bench.report import finish, say
 from tests.harness.mcp_wire import ModernClient, result_text
 from tests.harness.plain_socket import open_and_send
-from tests.harness.product import Product, start_fixture
+from tests.harness.product import Product
+from tests.harness.stage import start_fixture
 from tests.hostile.hellos import client_hello
 
 PEERS = 200

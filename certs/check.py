@@ -151,8 +151,8 @@ class _Check:
         if missing:
             raise read_facts(bundle.root).refusal(
                 Rule.NAME_CONSTRAINTS,
-                f"in the bundle is from before {min(missing)} was added: this caller will refuse gateways that"
-                " have names there",
+                f"in the bundle is from before {min(missing)} was added: this caller will refuse gateways"
+                " that have names there",
                 "before any gateway's certificate: "
                 f"sallyport certs issue caller {name} --replace --domain {bundle.domain}",
             )

@@ -19,12 +19,17 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import PlainValidator, ValidationInfo
 
+# Names that go into certificates: the same rules as in ``sallyport.certs.names``, which this package does not
+# import; tests/config/test_names_agree.py holds the two together.
+_LDH = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+_LONGEST_DOMAIN = 215  # <label>.link.<domain> has 38 characters more, and DNS ends at 253
+
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 24 * 3600.0
 _TUNNEL_ID = re.compile(r"tnl_[a-z2-7]{32}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PIN = re.compile(r"sha256/[A-Za-z0-9+/]{43}=")
 _PLAIN_PATH = re.compile(r"/[^\s?#%\\\x00-\x20\x7f-\U0010ffff]*")
 _MEMORY = frozenset({"", "/", "/:memory:"})
@@ -203,7 +208,8 @@ def _tunnel_id(value: object) -> str:
 def _name(value: object) -> str:
     text = _text(value, "a name")
     if not _NAME.fullmatch(text):
-        raise FieldRefused(f"{text!r} is no name", "use up to 63 letters, digits, dots, dashes, underscores")
+        hint = "use up to 63 of a-z, 0-9, '.', '_' and '-', with a letter or digit at both ends"
+        raise FieldRefused(f"{text!r} is no name", hint)
     return text
 
 
@@ -223,8 +229,11 @@ def _relay_ca(value: object, info: ValidationInfo) -> Path | Literal["system"] |
 def _domain(value: object) -> str:
     text = _text(value, "a domain").lower()
     labels = text.split(".")
-    if _ip(text) or len(labels) < 2 or len(text) > 200 or not all(map(_HOST_LABEL.fullmatch, labels)):
-        raise FieldRefused(f"{text!r} is no domain", "write two labels or more, such as tunnel.example.com")
+    if labels[-1].isdigit() or len(text) > _LONGEST_DOMAIN or not all(map(_LDH.fullmatch, labels)):
+        hint = "write it as in tunnel.example.com: letters, digits and inner hyphens between the dots"
+        raise FieldRefused(f"{text!r} is no domain", hint)
+    if labels[0] == "link":
+        raise FieldRefused(f"{text!r} begins with link, which is kept for the gateways' links")
     return text
 
 

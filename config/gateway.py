@@ -32,10 +32,14 @@ from sallyport.config.sections import LogConfig, Section
 
 
 def _host_name() -> str:
-    """Return this machine's name up to the first dot, with what a name may not hold turned into dashes."""
+    """
+    Return this machine's name up to the first dot, with what a name may not hold turned into dashes.
+
+    As ``sallyport.certs.names.holder_name``, by which ``certs init`` names the files that this name picks.
+    """
     first = socket.gethostname().partition(".")[0]
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in first.lower()).strip("-")
-    return name[:63] or "gateway"
+    return name[:63].strip("-") or "gateway"
 
 
 class TunnelSection(Section):

@@ -10,6 +10,7 @@ Map, in the order in which a connection meets the files:
 * ``links``          … a gateway's link: TLS, judged after its HELLO, then open for streams,
 * ``farewell``       … or one TLS alert and a close that lets it arrive
 * ``link_judgement`` who may have a link (pure)
+* ``pending``        who waits for a link, and who has to go where there are too many,
 * ``link_contexts``  TLS for links, one context per tunnel, renewed when files change
 * ``registry``       who is known and connected, and which link a caller gets (pure)
 * ``store``          the registered tunnels, in a database

@@ -148,7 +148,7 @@ class Relay:
         self._tasks = tasks
         self._clock = clock
         side = RelaySide(boot_id=secrets.token_hex(8), software=f"sallyport {__version__}", clock=clock)
-        self.links = Links(Registry(), side, budget=MemoryBudget(MEMORY_BUDGET), loop=loop)
+        self.links = Links(Registry(), side, budget=MemoryBudget(MEMORY_BUDGET), tasks=tasks, loop=loop)
         self.front = Front(self.links, contexts, domain=config.domain, tasks=tasks, loop=loop)
         self._arrivals = Arrivals(listener, self.front, loop=loop)
         self._change_number = -1

@@ -20,7 +20,7 @@ from sallyport.relay.arrivals import Arrived
 from sallyport.relay.callers import CallerConnection
 from sallyport.relay.farewell import Farewell
 from sallyport.relay.link_contexts import LinkContexts
-from sallyport.relay.links import Links
+from sallyport.relay.links import GatewayLink, Links
 from sallyport.relay.registry import Tunnel
 from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
 from sallyport.tunnel.net.sockets import tune_link, tune_stream
@@ -121,24 +121,23 @@ class Front:
     # Acting
 
     def _serve_link(self, arrived: Arrived, tunnel: Tunnel) -> None:
-        if self._links.is_busy:
-            log.warning(
-                "link turned away", tunnel=tunnel.id, address=arrived.address, reason="too many at once"
-            )
+        gateway_link = self._links.admit(tunnel, address=arrived.address)
+        if gateway_link is None:
             self._turn_away(arrived, SPEC_ALERTS[Situation.LIMIT])
             return
         tune_link(arrived.sock)
-        self._tasks.start_soon(self._start_link, arrived, tunnel)
+        self._tasks.start_soon(self._start_link, arrived, tunnel, gateway_link)
 
-    async def _start_link(self, arrived: Arrived, tunnel: Tunnel) -> None:
+    async def _start_link(self, arrived: Arrived, tunnel: Tunnel, gateway_link: GatewayLink) -> None:
         try:
             with _closed_if_cancelled(arrived):
                 context = await self._contexts.context(tunnel)
         except CertificateError as error:
             log.error("no TLS for links", reason=str(error), hint=error.hint)
+            gateway_link.give_up()
             await self._hand_over(arrived, Farewell(SPEC_ALERTS[Situation.INTERNAL], loop=self._loop))
             return
-        await self._hand_over(arrived, self._links.protocol(tunnel, context, address=arrived.address))
+        await self._hand_over(arrived, gateway_link.protocol(context))
 
     def _turn_away(self, arrived: Arrived, alert: Alert) -> None:
         self._tasks.start_soon(self._hand_over, arrived, Farewell(alert, loop=self._loop))

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import anyio
 import structlog
+from anyio.abc import TaskGroup
 from cryptography import x509
 from structlog.typing import FilteringBoundLogger
 
@@ -27,6 +29,7 @@ from sallyport.certs.errors import CertificateError
 from sallyport.certs.names import Identity
 from sallyport.certs.verify import verified_chain
 from sallyport.relay.link_judgement import judge
+from sallyport.relay.pending import Pending
 from sallyport.relay.registry import LiveLink, Registry, Tunnel
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
@@ -42,13 +45,13 @@ from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.relay")
 
-# Links between their socket and their HELLO, at most. A handshake costs the relay 650 µs, so a burst of this
-# many takes a fifth of a second; gateways beyond it are turned away at once and come back after their jitter,
-# where taking them all would let none finish in time (8,000 at once: 0 connected).
-MAX_PENDING: Final = 256
-
-# Seconds for the TLS handshake of a link. Generous for the same reason.
+# Seconds for the TLS handshake of a link. Generous, because gateways come back in storms; where others wait
+# for the place, ``pending`` gives it less.
 HANDSHAKE_TIMEOUT: Final = 15.0
+
+# Seconds that the streams of a link get to end by themselves after another link has taken its place (SPEC.md
+# §12).
+RETIREMENT: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Links:
         registry: where links are listed once they are up.
         side: what the relay says of itself.
         budget: the memory that all links share.
+        tasks: where links that were replaced are waited for.
         loop: the running loop.
     """
 
@@ -96,44 +100,48 @@ class Links:
         side: RelaySide,
         *,
         budget: MemoryBudget,
+        tasks: TaskGroup,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.registry = registry
         self.side = side
         self.budget = budget
+        self.tasks = tasks
         self.loop = loop
         self.is_leaving = False
-        self._pending: set[GatewayLink] = set()
+        self._pending: Pending[GatewayLink] = Pending()
 
     @property
-    def is_busy(self) -> bool:
+    def pending_count(self) -> int:
         """
-        Whether as many links are on their way up as may be.
+        How many connections are open for a link that is not up.
         """
-        return len(self._pending) >= MAX_PENDING
+        return len(self._pending)
 
-    def protocol(self, tunnel: Tunnel, context: ssl.SSLContext, *, address: str) -> TlsTransport:
+    def admit(self, tunnel: Tunnel, *, address: str) -> "GatewayLink | None":
         """
-        Make the protocol of a connection that will carry a link.
+        Give a connection that asks for a link a place among those on their way up.
 
         Args:
             tunnel: the tunnel of the SNI's label.
-            context: the TLS context of that tunnel's links.
             address: where the connection comes from.
+
+        Returns:
+            What will be its link, whose ``protocol`` it needs, or whose ``settled`` if it gets none; None if
+            there are too many.
         """
         gateway_link = GatewayLink(self, tunnel.label, address=address)
-        self._pending.add(gateway_link)
-        return TlsTransport(
-            TlsEngine(context, server_side=True),
-            WebSocketCarrier.server(gateway_link.link),
-            loop=self.loop,
-            verify=gateway_link.handshake_done,
-            handshake_timeout=HANDSHAKE_TIMEOUT,
-        )
+        displaced = self._pending.admit(gateway_link)
+        if displaced is None:
+            gateway_link.turn_away()
+            return None
+        for other in displaced:
+            other.turn_away()
+        return gateway_link
 
     def settled(self, gateway_link: "GatewayLink") -> None:
         """
-        Take note that a link is up, refused or lost.
+        Take note that a link is up, or its connection gone.
         """
         self._pending.discard(gateway_link)
 
@@ -152,8 +160,11 @@ class Links:
         Returns:
             One future for each, done when it is closed.
         """
-        links = [gateway_link.link for gateway_link in self._pending]
-        links += [live.link.link for live in self.registry.links()]
+        links = [live.link.link for live in self.registry.links()]
+        for gateway_link in self._pending:
+            links.append(gateway_link.link)
+            if gateway_link.can_be_displaced:
+                gateway_link.abort()
         for link in links:
             link.close(GoAwayReason.SHUTDOWN)
         return [link.closed for link in links]
@@ -171,14 +182,70 @@ class GatewayLink:
 
     def __init__(self, links: Links, label: str, *, address: str) -> None:
         self._links = links
-        self._label = label
+        self._connection: _Connection | None = None
+        self._is_retiring = False
         self._chain: Sequence[x509.Certificate] = ()
         self._live: LiveLink[GatewayLink] | None = None
         self._identity: Identity | None = None
+        self._is_proven = False
         self._is_refused = False
+        self.label = label
         self.address = address
+        self.arrived = links.loop.time()
         self.since: datetime | None = None
         self.link = Link(Side.RELAY, self, budget=links.budget, loop=links.loop)
+
+    # On its way up
+
+    @property
+    def can_be_displaced(self) -> bool:
+        """
+        Whether its connection may be ended for another one's sake: it has not shown a certificate yet, or
+        will not be a link any more.
+        """
+        return not self._is_proven or self.link.closed.done()
+
+    def protocol(self, context: ssl.SSLContext) -> TlsTransport:
+        """
+        Make the protocol of its connection; one that ends at once, if it was turned away meanwhile.
+
+        Args:
+            context: the TLS context of the tunnel's links.
+        """
+        self._connection = _Connection(self, context, loop=self._links.loop)
+        if self._is_refused:
+            self._connection.abort()
+        return self._connection
+
+    def turn_away(self) -> None:
+        """
+        End it, because there are too many.
+        """
+        self._is_refused = True
+        self._log().warning("link turned away", reason="too many at once")
+        self.abort()
+        self.link.close(GoAwayReason.SHUTDOWN)
+
+    def give_up(self) -> None:
+        """
+        End it before it has got a protocol: there is none for it.
+        """
+        self._is_refused = True
+        self.link.close(GoAwayReason.SHUTDOWN)
+        self.connection_over()
+
+    def abort(self) -> None:
+        """
+        End its connection at once.
+        """
+        if self._connection is not None:
+            self._connection.abort()
+
+    def connection_over(self) -> None:
+        """
+        Take note that the connection is gone, and with it whatever it held.
+        """
+        self._links.settled(self)
 
     # What the relay does with it
 
@@ -205,7 +272,7 @@ class GatewayLink:
         """
         hello, live, rtt = self.link.peer_hello, self._live, self.link.rtt
         return {
-            "tunnel": f"tnl_{self._label}",
+            "tunnel": f"tnl_{self.label}",
             "gateway": live.gateway if live else None,
             "boot_id": hello.boot_id if hello else None,
             "index": hello.link_index if hello else None,
@@ -227,6 +294,7 @@ class GatewayLink:
             CertificateRefused: a member cannot be read.
         """
         self._chain = verified_chain(tls)
+        self._is_proven = True
 
     def hello_received(self, link: Link, hello: Hello) -> HelloAck | Refusal:
         """
@@ -234,9 +302,9 @@ class GatewayLink:
         """
         registry = self._links.registry
         verdict = judge(
-            registry.tunnel(self._label),
+            registry.tunnel(self.label),
             self._chain,
-            is_full=registry.is_full(self._label),
+            is_full=registry.is_full(self.label),
             is_leaving=self._links.is_leaving,
             now=self._links.side.clock(),
         )
@@ -256,13 +324,27 @@ class GatewayLink:
             raise AssertionError("a link is ready after its HELLO was judged")
         self._links.settled(self)
         self.since = self._links.side.clock()
-        self._live = LiveLink(self._label, identity.name, hello.boot_id, hello.link_index, self)
+        self._live = LiveLink(self.label, identity.name, hello.boot_id, hello.link_index, self)
         joined = self._links.registry.add(self._live)
         self._log().info("link up", index=hello.link_index, boot=hello.boot_id, software=hello.software)
         if joined.is_second_process:
             self._log().warning("another process has the same gateway name", boot=hello.boot_id)
         for replaced in joined.replaced:
-            replaced.link.link.leave(GoAwayReason.REPLACED)
+            replaced.link.retire()
+
+    def retire(self) -> None:
+        """
+        Make room for the link that has taken its place: streams that are open go on, and then it ends.
+        """
+        self.link.leave(GoAwayReason.REPLACED)
+        if not self._is_retiring:
+            self._is_retiring = True
+            self._links.tasks.start_soon(self._close_when_idle)
+
+    async def _close_when_idle(self) -> None:
+        with anyio.move_on_after(RETIREMENT):
+            await self.link.wait_idle()
+        self.link.close(GoAwayReason.REPLACED)
 
     def stream_opened(self, link: Link, stream: Stream, opening: Opening) -> asyncio.Protocol:
         """
@@ -278,9 +360,8 @@ class GatewayLink:
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:
         """
-        Take the link off the list.
+        Take the link off the list. Its connection may be there for a while yet: see ``connection_over``.
         """
-        self._links.settled(self)
         if self._live is not None:
             self._links.registry.remove(self._live)
             self._log().info("link down", reason=_reason(error))
@@ -288,8 +369,30 @@ class GatewayLink:
             self._log().warning("link failed", reason=_reason(error))
 
     def _log(self) -> FilteringBoundLogger:
-        bound: FilteringBoundLogger = log.bind(tunnel=f"tnl_{self._label}", address=self.address)
+        bound: FilteringBoundLogger = log.bind(tunnel=f"tnl_{self.label}", address=self.address)
         return bound.bind(gateway=self._identity.name) if self._identity is not None else bound
+
+
+class _Connection(TlsTransport):
+    """
+    The connection of a link. It is over with its socket and not before, whatever became of the link.
+    """
+
+    def __init__(
+        self, gateway_link: GatewayLink, context: ssl.SSLContext, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(
+            TlsEngine(context, server_side=True),
+            WebSocketCarrier.server(gateway_link.link),
+            loop=loop,
+            verify=gateway_link.handshake_done,
+            handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+        self._gateway_link = gateway_link
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._gateway_link.connection_over()
 
 
 def _reason(error: TunnelError | None) -> str:

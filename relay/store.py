@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import (
+    URL,
     CheckConstraint,
     Column,
     Connection,
@@ -32,6 +33,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    make_url,
     select,
     text,
     update,
@@ -46,6 +48,11 @@ from sallyport.relay.registry import Tunnel, TunnelState
 
 # Version 1: the first. A change that an older relay would misread takes the next number and a migration.
 SCHEMA_VERSION: Final = 1
+
+# What the errors of a URL say, which must not repeat it.
+_SETTING: Final = "of `database:`"
+_EXAMPLE: Final = "write sqlite:///relay.db, or postgresql://USER:PASSWORD@HOST/NAME"
+_ESCAPE: Final = f"{_EXAMPLE}, with @ as %40, : as %3A and / as %2F in user and password"
 
 _BUSY_MILLISECONDS: Final = 5_000  # how long a writer waits for another one before it gives up
 
@@ -106,7 +113,8 @@ class TunnelStore:
 
     def __init__(self, url: str) -> None:
         self._engine = _connect(url)
-        self._shown = self._engine.url.render_as_string(hide_password=True)
+        # A password may stand among the parameters as well.
+        self._shown = self._engine.url.set(query={}).render_as_string(hide_password=True)
         try:
             self._open()
         except DatabaseFailed:
@@ -230,10 +238,18 @@ class TunnelStore:
 
 
 def _connect(url: str) -> Engine:
+    """
+    Make the engine of a URL. Of the URL's text nothing is repeated but its scheme: any part of it may be one
+    of the password's, where that was not escaped. The cause is cut off for the same reason.
+    """
     try:
-        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise DatabaseFailed("of `database:`", str(error), "write sqlite:///relay.db") from error
+        parsed = make_url(url)
+        _require_unambiguous(parsed)
+        engine = create_engine(parsed, pool_pre_ping=not url.startswith("sqlite"))
+    except NoSuchModuleError:
+        raise DatabaseFailed(_SETTING, "this kind of database is not known", _EXAMPLE) from None
+    except (ArgumentError, ValueError):
+        raise DatabaseFailed(_SETTING, "its URL cannot be read", _ESCAPE) from None
     except ImportError as error:
         raise DatabaseFailed(
             url.partition(":")[0], f"its driver is not installed: {error}", "pip install it"
@@ -241,6 +257,15 @@ def _connect(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _require_unambiguous(url: URL) -> None:
+    """
+    Refuse a URL with more than one @ in front of its parameters: what stands between them is a part of the
+    password, and would be taken for the host and told to the resolver, the log and the screen.
+    """
+    if url.get_backend_name() != "sqlite" and any("@" in part for part in (url.host, url.database) if part):
+        raise ValueError("more than one @")
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

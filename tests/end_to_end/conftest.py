@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.product import Fixture, Product, Stage, Tunnel, start_fixture
+from tests.harness.product import Product, Tunnel
+from tests.harness.stage import Fixture, Stage, start_fixture
 
 
 @pytest.fixture

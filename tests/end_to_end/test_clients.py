@@ -7,7 +7,7 @@ import pytest
 from mcp import Client
 from mcp_types import TextContent
 
-from tests.harness.product import Stage
+from tests.harness.stage import Stage
 
 pytestmark = pytest.mark.anyio
 

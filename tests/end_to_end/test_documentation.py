@@ -19,7 +19,8 @@ from tests.harness.child_process import CHECKOUT
 from tests.harness.mcp_wire import ModernClient, result_text
 from tests.harness.outside_clients import Attempt, Target, call_curl, call_node, call_python
 from tests.harness.plain_socket import alert_record, open_and_send
-from tests.harness.product import LOOPBACK, Product, Stage, Tunnel
+from tests.harness.product import LOOPBACK, Product, Tunnel
+from tests.harness.stage import Stage
 
 TROUBLESHOOTING = CHECKOUT / "docs" / "troubleshooting.md"
 THREAT_MODEL = CHECKOUT / "docs" / "threat-model.md"

@@ -11,7 +11,8 @@ import pytest
 from sallyport.tunnel.alerts import Alert
 from tests.harness.mcp_wire import ModernClient, result_text
 from tests.harness.plain_socket import alert_record, open_and_send, talk
-from tests.harness.product import DOMAIN, Product, Stage, Tunnel
+from tests.harness.product import DOMAIN, Product, Tunnel
+from tests.harness.stage import Stage
 from tests.hostile.hellos import Fate, HostileHello, client_hello, hostile_hellos
 
 pytestmark = pytest.mark.anyio

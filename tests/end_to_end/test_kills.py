@@ -16,8 +16,9 @@ import pytest
 
 from tests.harness.child_process import ChildProcess
 from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
-from tests.harness.product import Product, Stage, start_fixture
+from tests.harness.product import Product
 from tests.harness.raw_http import Endpoint, Reply
+from tests.harness.stage import Stage, start_fixture
 
 pytestmark = pytest.mark.anyio
 

@@ -24,8 +24,8 @@ from tests.harness.mcp_wire import (
     result_text,
     tool_call,
 )
-from tests.harness.product import Fixture, Stage
 from tests.harness.raw_http import Endpoint, Header, Reply
+from tests.harness.stage import Fixture, Stage
 
 pytestmark = pytest.mark.anyio
 

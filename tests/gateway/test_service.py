@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import cast
 
 import anyio
 import pytest
@@ -263,7 +264,9 @@ async def test_a_refused_certificate_is_refused_in_words() -> None:
 
     calls = [line for line in lines if line["event"] == "call"]
     assert [line["call"] for line in calls] == told == [f"{OPENING.reference}.1", f"{OPENING.reference}.2"]
-    assert [(line["caller"], line["trust"], line["rule"]) for line in calls] == [("refused", "none", "role")] * 2
+    assert [(line["caller"], line["trust"], line["rule"]) for line in calls] == [
+        ("refused", "none", "role")
+    ] * 2
 
 
 async def test_drain_closes_idle_connections_and_lets_calls_end() -> None:

@@ -12,10 +12,8 @@ in the logs, under a deadline. ``Product.close`` ends what is still running, by 
 
 import json
 import os
-import shutil
 import socket
 import ssl
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from typing import Literal, Self
 import yaml
 
 from sallyport.certs.files import IdentityDirectory
-from tests.harness.child_process import CHECKOUT, ChildProcess, run_sallyport, sallyport_command
+from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.raw_http import Endpoint
 
 DOMAIN = "tunnel.test"
@@ -269,46 +267,6 @@ class Connector:
         return f"http://{LOOPBACK}:{self.port}/mcp"
 
 
-def start_fixture(folder: Path, *, environment: Mapping[str, str] | None = None) -> "Fixture":
-    """Start the dual-era MCP server of ``tests/fixture`` and wait until it listens."""
-    process = ChildProcess(
-        "fixture",
-        [sys.executable, "-m", "tests.fixture.fixture_server"],
-        folder=folder,
-        environment={"PYTHONPATH": str(CHECKOUT), **(environment or {})},
-    )
-    address = str(process.wait_for("listening")["address"])
-    return Fixture(process, int(address.rpartition(":")[2]))
-
-
-@dataclass(frozen=True)
-class Fixture:
-    """The running MCP server of the tests."""
-
-    process: ChildProcess
-    port: int
-
-    @property
-    def url(self) -> str:
-        """What a gateway's configuration says."""
-        return f"http://{LOOPBACK}:{self.port}/mcp"
-
-    def endpoint(self) -> Endpoint:
-        """Return the server's own endpoint: the direct path, to compare with."""
-        return Endpoint(LOOPBACK, self.port, "/mcp", f"{LOOPBACK}:{self.port}")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything that one call goes through, running."""
-
-    fixture: Fixture
-    product: Product
-    tunnel: Tunnel
-    gateway: ChildProcess
-    connector: Connector
-
-
 def _yaml(content: Mapping[str, object]) -> str:
     # By way of JSON, so that nothing is shared and no anchor appears, which the product refuses.
     return yaml.safe_dump(json.loads(json.dumps(content)))
@@ -319,11 +277,6 @@ def free_port() -> int:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def has_program(name: str) -> bool:
-    """Tell whether a program is on the PATH."""
-    return shutil.which(name) is not None
 
 
 def is_root() -> bool:

@@ -12,19 +12,34 @@ from structlog.testing import capture_logs
 
 from sallyport.certs.authority import Authority, make_leaf, new_key
 from sallyport.certs.files import LeafFiles, load_certificate, load_key
-from sallyport.certs.names import Identity, Role
+from sallyport.certs.names import Identity, Role, link_host
 from sallyport.certs.pem import encode_certificates, encode_key
 from sallyport.certs.storage import write_private, write_public
 from sallyport.config.fields import Address
 from sallyport.relay.initialise import initialise
+from sallyport.relay.link_contexts import LinkContexts
 from sallyport.relay.link_judgement import judge
-from sallyport.relay.registry import MAX_LINKS, Tunnel, TunnelState
+from sallyport.relay.links import Links, RelaySide
+from sallyport.relay.pending import MAX_OF_ADDRESS, MAX_PENDING
+from sallyport.relay.registry import MAX_LINKS, Registry, Tunnel, TunnelState
 from sallyport.relay.store import TunnelStore
 from sallyport.tunnel.errors import LinkRefused, TlsFailed
 from sallyport.tunnel.events import Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
+from sallyport.tunnel.windows import MemoryBudget
 from tests.hostile.hellos import client_hello
-from tests.relay.relay_world import DOMAIN, LOOPBACK, NOW, Gateway, TestTunnel, World, running_relay, until
+from tests.relay.relay_world import (
+    BUDGET,
+    DOMAIN,
+    LOOPBACK,
+    NOW,
+    Gateway,
+    TestTunnel,
+    World,
+    make_config,
+    running_relay,
+    until,
+)
 from tests.relay.test_front import change_state
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +189,84 @@ async def test_a_link_without_a_certificate_fails_the_handshake(tmp_path: Path, 
             writer.transport.abort()
 
 
+# Who waits for a link
+
+
+async def hang_about(world: World, tunnel: TestTunnel, count: int) -> list[asyncio.StreamWriter]:
+    """Say a good hello for this tunnel's link, this many times, and nothing after it."""
+    writers = []
+    for _ in range(count):
+        wire = ssl.MemoryBIO()
+        client = ssl.create_default_context().wrap_bio(
+            ssl.MemoryBIO(), wire, server_hostname=link_host(tunnel.label, DOMAIN)
+        )
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        _, writer = await world.connect(wire.read())
+        writers.append(writer)
+    return writers
+
+
+async def test_hellos_at_one_label_keep_no_other_tunnels_gateway_out(
+    tmp_path: Path, tunnel: TestTunnel, other_tunnel: TestTunnel
+) -> None:
+    """Whoever knows one label fills that tunnel's places from his address, and no more."""
+    with anyio.fail_after(40):
+        async with running_relay(tmp_path / "relay", tunnel, other_tunnel) as world:
+            writers = await hang_about(world, tunnel, MAX_PENDING)
+            await until(lambda: world.relay.links.pending_count == MAX_OF_ADDRESS)
+            await world.up(other_tunnel)
+            for writer in writers:
+                writer.transport.abort()
+            await until(lambda: world.relay.links.pending_count == 0)
+
+
+async def test_the_oldest_that_say_nothing_give_way_to_the_tunnels_own_gateway(
+    tmp_path: Path, tunnel: TestTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even behind the address that the flood comes from, and in a word to the log."""
+    monkeypatch.setattr("sallyport.relay.pending.FAIR_TIME", 0.0)
+    with capture_logs() as logs, anyio.fail_after(40):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            writers = await hang_about(world, tunnel, MAX_OF_ADDRESS + 1)
+            await world.up(tunnel)
+            for writer in writers:
+                writer.transport.abort()
+    turned_away = [entry for entry in logs if entry["event"] == "link turned away"]
+    assert len(turned_away) == 2
+    assert not any(entry["event"] == "link failed" for entry in logs[: logs.index(turned_away[1])])
+
+
+async def test_a_connection_counts_until_it_is_gone(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """A link that has ended frees no place while its socket is open: the peer may hold on to that."""
+    config = make_config(tmp_path / "relay", tunnel)
+    row = Tunnel(tunnel.label, "", tunnel.root_pem, TunnelState.ACTIVE, NOW, NOW)
+    context = await LinkContexts(config.tls.certificate, config.tls.key).context(row)
+    side = RelaySide(boot_id="b", software="s", clock=lambda: NOW)
+    async with anyio.create_task_group() as tasks:
+        loop = asyncio.get_running_loop()
+        links = Links(Registry(), side, budget=MemoryBudget(BUDGET), tasks=tasks, loop=loop)
+        waiting = links.admit(row, address="192.0.2.1")
+        assert waiting is not None
+        connection = waiting.protocol(context)
+        waiting.link.close(GoAwayReason.SHUTDOWN)
+        assert waiting.link.closed.done()
+        assert links.pending_count == 1
+        assert waiting.can_be_displaced
+        connection.connection_lost(None)
+        assert links.pending_count == 0
+
+
+async def test_a_relay_without_its_certificate_keeps_no_place(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """Who cannot be answered for want of files waits for nothing."""
+    folder = tmp_path / "relay"
+    with anyio.fail_after(20):
+        async with running_relay(folder, tunnel) as world:
+            (folder / "relay.key").unlink()
+            assert isinstance((await world.dial(tunnel)).owner.error, TlsFailed)
+            assert world.relay.links.pending_count == 0
+
+
 # Several links
 
 
@@ -195,6 +288,40 @@ async def test_the_same_link_again_replaces_and_lets_finish(tmp_path: Path, tunn
             assert await reader.readexactly(len(hello) + 1) == hello + b"!"
             writer.close()
             second_writer.close()
+
+
+async def test_a_link_that_was_replaced_ends_when_it_is_idle(tmp_path: Path, tunnel: TestTunnel) -> None:
+    """It is no use any more; one that carries nothing ends at once, the other with its last stream."""
+    hello = client_hello(tunnel.host())
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            idle = await world.up(tunnel)
+            busy = await world.up(tunnel)
+            await idle.owner.lost.wait()
+            reader, writer = await world.connect(hello)
+            await busy.next_stream()
+            await world.up(tunnel)
+            await until(lambda: busy.owner.left)
+            assert await reader.readexactly(len(hello)) == hello
+            assert not busy.owner.lost.is_set()
+            writer.close()
+            await busy.owner.lost.wait()
+            assert len(linked(world)) == 1
+
+
+async def test_a_link_that_was_replaced_ends_in_the_end(
+    tmp_path: Path, tunnel: TestTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that never ends does not keep it for ever."""
+    monkeypatch.setattr("sallyport.relay.links.RETIREMENT", 0.05)
+    with anyio.fail_after(20):
+        async with running_relay(tmp_path / "relay", tunnel) as world:
+            old = await world.up(tunnel)
+            _, writer = await world.connect(client_hello(tunnel.host()))
+            await old.next_stream()
+            await world.up(tunnel)
+            await old.owner.lost.wait()
+            writer.close()
 
 
 async def test_the_same_name_from_another_process_is_logged(tmp_path: Path, tunnel: TestTunnel) -> None:

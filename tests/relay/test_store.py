@@ -1,6 +1,7 @@
 """The store: tunnels in a database, seen by every process that has it open."""
 
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -157,3 +158,32 @@ def test_a_url_that_leads_nowhere_is_told_without_its_password(url: str) -> None
     with pytest.raises(DatabaseFailed) as caught:
         TunnelStore(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p@ss:secret@db/relay",
+        "postgresql://user:p@secret@db/relay",
+        "postgresql://user:p@x/secret@db/relay",
+        "postgresql://us:er@secret:x@db/relay",
+        "postgresql://user:p@[secret@db/relay",
+        "postgresql//user:secret@db/relay",
+        "postgresql://db:secret/relay",
+        "secret://user:x@db/relay",
+        "postgresql://127.0.0.1:1/relay?password=secret",
+    ],
+)
+def test_no_part_of_a_password_is_told_whatever_the_url_is_taken_for(url: str) -> None:
+    """Unescaped, a password's end is read as host, port or path: the text and what it came of repeat none."""
+    with pytest.raises(DatabaseFailed) as caught:
+        TunnelStore(url)
+    told = "".join(traceback.format_exception(caught.value, limit=0))
+    assert "secret" not in told
+    assert "secret" not in caught.value.hint
+
+
+def test_an_address_in_a_file_name_is_no_password(tmp_path: Path) -> None:
+    """An SQLite URL has no user."""
+    TunnelStore(f"sqlite:///{tmp_path}/me@home.db").close()
+    assert (tmp_path / "me@home.db").exists()

@@ -394,5 +394,10 @@ def test_which_fields_pass_a_hop(name: bytes, passes: bool) -> None:
 )
 def test_what_connection_cannot_name(name: bytes) -> None:
     """A field that is meant for the far side arrives there, whatever Connection says of it."""
-    headers = [(name, b"v"), (b"Connection", b"close, " + name.lower() + b",X"), (b"X", b"1"), (b"CONNECTION", name)]
+    headers = [
+        (name, b"v"),
+        (b"Connection", b"close, " + name.lower() + b",X"),
+        (b"X", b"1"),
+        (b"CONNECTION", name),
+    ]
     assert without_hop_by_hop(headers) == [(name, b"v")]
