@@ -6,6 +6,7 @@
 #   make conformance   the official MCP suite, through the tunnel and directly
 #   make blind         canaries in a thousand calls, searched for in the relay
 #   make drill         an attacker who has everything that the relay has
+#   make hellos        200 connections that stall, trickle or half-close their hello
 #
 # make test-313, make wheel-check, make dockerfile: another Python, the built wheel, the image.
 # An environment is made again only when pyproject.toml changes. Nothing is installed outside the checkout.
@@ -28,7 +29,7 @@ PYTHON ?= $(call find-python,python3 python3.13 python3.12 python3.11 "$${HOME:-
 PYTHON313 ?= $(call find-python,python3.13 "$${HOME:-}"/.pyenv/versions/3.13*/bin/python3,sys.version_info[:2] != (3$(,) 13))
 , := ,
 
-.PHONY: demo test test-313 has-313 lint conformance blind drill wheel-check dockerfile clean
+.PHONY: demo test test-313 has-313 lint conformance blind drill hellos wheel-check dockerfile clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.runtime
@@ -44,7 +45,7 @@ lint: $(VENV)/.development
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-conformance blind drill: $(VENV)/.development
+conformance blind drill hellos: $(VENV)/.development
 	@$(RUN) -m bench.$@ $(ARGS)
 
 wheel-check:

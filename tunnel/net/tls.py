@@ -12,7 +12,8 @@ The rules it keeps:
 * The peer's close_notify is ``eof_received``; an end of file without it, ``connection_lost(TlsTruncated)``.
 * ``close`` sends close_notify, ``abort`` does not, so that a cut answer cannot be taken for a whole one.
 
-Deliberately absent: half-close by us (nobody above has a use for it) and buffering (what is below buffers).
+``write_eof`` sends close_notify and goes on reading, as TLS 1.3 allows (RFC 8446 §6.1): who refuses a request
+says so at once and still swallows the rest of it. Deliberately absent: buffering, which is done below.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
+from sallyport.tunnel.net.sockets import finish_writing
 from sallyport.tunnel.net.unread import read_unread
 from sallyport.tunnel.tls_engine import TlsEngine
 
@@ -60,6 +62,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._reading = True
         self._held = b""  # plaintext that came while the protocol above was not reading
         self._eof_due = False
+        self._eof_sent = False
         # What a client wrote first, its ClientHello: logs take their reference from it.
         self.first_flight = b""
 
@@ -130,7 +133,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     # From above: the transport's methods
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._closing or self._lost or not data:
+        if self._closing or self._lost or self._eof_sent or not data:
             return
         try:
             self._engine.send(memoryview(data))
@@ -144,8 +147,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         self._closing = True
         self._timer.cancel()
-        self._engine.close()
-        self._flush()
+        if not self._eof_sent:
+            self._engine.close()
+            self._flush()
         if self._lower is not None:
             self._lower.close()
 
@@ -159,7 +163,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._closing or self._lost
 
     def can_write_eof(self) -> bool:
-        return False
+        return True
+
+    def write_eof(self) -> None:
+        if self._closing or self._lost or self._eof_sent:
+            return
+        self._eof_sent = True
+        self._engine.close()
+        self._flush()
+        if self._lower is not None and self._lower.can_write_eof():
+            finish_writing(self._lower)
 
     def pause_reading(self) -> None:
         self._reading = False

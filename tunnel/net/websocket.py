@@ -130,6 +130,8 @@ class WebSocketCarrier(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._codec.close_rcvd is not None:
+            exc = None  # The peer has closed in order; that it did not wait for our answer is no error.
         self._link.carrier_lost(self._error or exc)
 
     def pause_writing(self) -> None:

@@ -99,6 +99,28 @@ async def test_a_refused_peer_is_never_introduced(identity: TestIdentity) -> Non
         assert gateway.received == b""
 
 
+async def test_half_a_close_still_reads(identity: TestIdentity) -> None:
+    """After write_eof the peer hears the end at once, and what it still sends is received."""
+    async with tls_pair(identity) as (caller, gateway):
+        with anyio.fail_after(5):
+            await caller.until(lambda p: p.transport is not None)
+            await gateway.until(lambda p: p.transport is not None)
+            assert caller.transport is not None
+            assert gateway.transport is not None
+            gateway.transport.write(b"413")
+            gateway.transport.write_eof()
+            gateway.transport.write(b"nothing more")
+            await caller.until(lambda p: p.eof)
+            assert caller.received == b"413"
+            caller.transport.write(b"the rest")
+            await gateway.until(lambda p: p.received == b"the rest")
+            caller.transport.close()
+            await gateway.until(lambda p: p.eof)
+            gateway.transport.close()
+            await gateway.until(lambda p: bool(p.lost))
+        assert gateway.lost == [None]
+
+
 async def test_an_abort_is_truncation_for_the_peer(identity: TestIdentity) -> None:
     """A connection that is cut is not mistaken for one that ended."""
     async with tls_pair(identity) as (caller, gateway):
