@@ -2,8 +2,8 @@
 Names that the config and the certificates both know: what one takes, the other takes.
 
 ``config`` and ``certs`` import nothing of each other, so each has the rules; this table is what keeps them
-the same. A gateway finds its leaves by a name that ``certs init`` has made of the host's, and a relay serves a
-domain that stands in its tunnels' certificates.
+the same. A gateway finds its leaves by a name that ``certs init`` has made of the host's, and a relay serves
+a domain that stands in its tunnels' certificates.
 """
 
 import pytest
