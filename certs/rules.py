@@ -136,13 +136,14 @@ def require_authority(authority: Facts, *, below: int, label: str) -> None:
         raise authority.refusal(
             Rule.KEY_USAGE, "has no key usage keyCertSign, yet signs certificates", _MADE_BY_INIT
         )
-    if authority.issuing is not None:
-        _require_usage(authority, ISSUING_USAGE[authority.issuing[1]])
-    _require_constraints(authority, label)
+    _, issuing = authority.issuing or (None, None)
+    if issuing is not None:
+        _require_usage(authority, ISSUING_USAGE[issuing])
+    _require_constraints(authority, label, issuing=issuing)
     _require_known_extensions(authority)
 
 
-def _require_constraints(authority: Facts, label: str) -> None:
+def _require_constraints(authority: Facts, label: str, *, issuing: Issuing | None) -> None:
     if authority.constraints is None or not authority.constraints_critical:
         raise authority.refusal(Rule.NAME_CONSTRAINTS, "carries no critical name constraints", _MADE_BY_INIT)
     permitted = _dns(authority.constraints.permitted_subtrees)
@@ -153,7 +154,7 @@ def _require_constraints(authority: Facts, label: str) -> None:
             f"may vouch for {ascii(outside[0]) if outside else 'any DNS name'}, beyond {label}.<domain>",
             _MADE_BY_INIT,
         )
-    if authority.issuing is None or authority.issuing[1] is not Issuing.CALLERS:
+    if issuing is not Issuing.CALLERS:
         return
     excluded = _dns(authority.constraints.excluded_subtrees)
     for name in permitted:

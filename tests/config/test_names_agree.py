@@ -1,7 +1,7 @@
 """
 Names that the config and the certificates both know: what one takes, the other takes.
 
-``config`` and ``certs`` import nothing of each other, so each has the rules; this table is what keeps them
+``config`` and ``certs`` import nothing of each other, so each has the rules; these tables are what keeps them
 the same. A gateway finds its leaves by a name that ``certs init`` has made of the host's, and a relay serves
 a domain that stands in its tunnels' certificates.
 """
@@ -24,9 +24,7 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_gateways_default_name_is_the_one_that_init_gave(
-    monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+def test_a_gateways_default_name_is_what_init_made(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """The leaf is found on the host that it was made on, whatever the host is called."""
     monkeypatch.setattr("socket.gethostname", lambda: host)
 

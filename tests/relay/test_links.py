@@ -194,12 +194,11 @@ async def test_a_link_without_a_certificate_fails_the_handshake(tmp_path: Path, 
 
 async def hang_about(world: World, tunnel: TestTunnel, count: int) -> list[asyncio.StreamWriter]:
     """Say a good hello for this tunnel's link, this many times, and nothing after it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     writers = []
     for _ in range(count):
         wire = ssl.MemoryBIO()
-        client = ssl.create_default_context().wrap_bio(
-            ssl.MemoryBIO(), wire, server_hostname=link_host(tunnel.label, DOMAIN)
-        )
+        client = context.wrap_bio(ssl.MemoryBIO(), wire, server_hostname=link_host(tunnel.label, DOMAIN))
         with pytest.raises(ssl.SSLWantReadError):
             client.do_handshake()
         _, writer = await world.connect(wire.read())
