@@ -23,7 +23,7 @@ from sallyport.tunnel.tls_engine import TlsEngine
 from tests.connector.far_side import FarSide
 from tests.connector.local_endpoint import serving
 from tests.harness.identity import TestIdentity
-from tests.harness.product import Fixture, start_fixture
+from tests.harness.stage import Fixture, start_fixture
 
 pytestmark = pytest.mark.anyio
 
