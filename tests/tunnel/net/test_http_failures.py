@@ -220,7 +220,7 @@ def _in_two(first: bytes, second: bytes) -> Script:
     return script
 
 
-@pytest.mark.parametrize(("carrier", "error"), [("plain", ConnectionResetError), ("tls", ssl.SSLEOFError)])
+@pytest.mark.parametrize(("carrier", "error"), [("plain", ConnectionResetError), ("tls", ssl.SSLError)])
 async def test_a_close_delimited_answer_that_breaks_off(
     carrier: str, error: type[OSError], tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
@@ -230,6 +230,8 @@ async def test_a_close_delimited_answer_that_breaks_off(
     def call(address: tuple[str, int]) -> None:
         sock = socket.create_connection(address, PATIENCE)
         if client_tls is not None:
+            # Python before 3.11.4 sets this, and hides what is to be seen here.
+            client_tls.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
             sock = client_tls.wrap_socket(sock, server_hostname="server.test", suppress_ragged_eofs=False)
         with sock:
             sock.sendall(b"GET / HTTP/1.0\r\nHost: server.test\r\n\r\n")
