@@ -297,7 +297,7 @@ def test_a_cut_without_close_notify_is_an_error(tmp_path: Path) -> None:
     wire.to_client.write_eof()
 
     # Python before 3.11.4 has the plain class for it.
-    with pytest.raises(ssl.SSLError, match="(?i)eof"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)eof"):
         done.client.read(1)
 
 
