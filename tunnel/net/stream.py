@@ -11,19 +11,21 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.frames import ResetCode, StreamId
-from sallyport.tunnel.limits import HIGH_WATER
+from sallyport.tunnel.limits import HIGH_WATER, limit
 
 if TYPE_CHECKING:
     from sallyport.tunnel.net.link import Link
 
-# How long a stream that this end has closed waits for the other end's FINISH before it is reset: long
-# enough for a peer on a slow path to answer, short enough that a peer which never does costs little.
-_LINGER = 2.0
+_LINGER: Final = limit(
+    2.0, "seconds",
+    "a stream that this end has closed waits for the other end's FINISH before it is reset: long enough "
+    "for a peer on a slow path to answer, short enough that a peer which never does costs little",
+)  # fmt: skip
 
 
 class Stream(asyncio.Transport):
