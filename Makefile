@@ -1,12 +1,15 @@
 # make demo     a call through the whole tunnel, on this machine; ARGS=--once ends after it
 # make test     everything that is tested; ARGS="-k name" for a part
 # make lint     ruff, and mypy in strict mode
+# make docs     the documents that are made from the code: limits, configuration, JSON Schemas
 #
 # The gates, each with its figures in the last line and in bench/results/NAME.json:
 #   make conformance   the official MCP suite, through the tunnel and directly
 #   make blind         canaries in a thousand calls, searched for in the relay
 #   make drill         an attacker who has everything that the relay has
 #   make hellos        200 connections that stall, trickle or half-close their hello
+#   make rotation      every certificate replaced, again and again, under a hundred open streams
+#   make clients       agents' own programs, set up as `connect --print` says
 #
 # make test-313, make wheel-check, make dockerfile: another Python, the built wheel, the image.
 # An environment is made again only when pyproject.toml changes. Nothing is installed outside the checkout.
@@ -29,7 +32,7 @@ PYTHON ?= $(call find-python,python3 python3.13 python3.12 python3.11 "$${HOME:-
 PYTHON313 ?= $(call find-python,python3.13 "$${HOME:-}"/.pyenv/versions/3.13*/bin/python3,sys.version_info[:2] != (3$(,) 13))
 , := ,
 
-.PHONY: demo test test-313 has-313 lint conformance blind drill hellos wheel-check dockerfile clean
+.PHONY: demo test test-313 has-313 lint docs conformance blind drill hellos rotation clients wheel-check dockerfile clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.runtime
@@ -45,7 +48,10 @@ lint: $(VENV)/.development
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-conformance blind drill hellos: $(VENV)/.development
+docs: $(VENV)/.runtime
+	$(RUN) -m sallyport.reference
+
+conformance blind drill hellos rotation clients: $(VENV)/.development
 	@$(RUN) -m bench.$@ $(ARGS)
 
 wheel-check:

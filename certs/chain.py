@@ -39,8 +39,22 @@ def verified_chain(tls: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
     if tls.context.verify_mode is ssl.CERT_NONE:
         # OpenSSL keeps a chain here, too, with any number of broken signatures in it.
         raise AssertionError("a context that verifies nothing has no verified chain")
+    return _read_all(_verified_der(tls))
+
+
+def unverified_chain(tls: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
+    """
+    Give what the peer presented, which proves nothing at all.
+
+    Raises:
+        CertificateRefused: with the rule MALFORMED, if a member cannot be read.
+    """
+    return _read_all(_presented_der(tls))
+
+
+def _read_all(members: list[bytes]) -> tuple[x509.Certificate, ...]:
     try:
-        return tuple(x509.load_der_x509_certificate(der) for der in _verified_der(tls))
+        return tuple(x509.load_der_x509_certificate(der) for der in members)
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(
             Rule.MALFORMED, "the peer's certificate", f"cannot be read: {str(error)[:200]!a}"
@@ -49,11 +63,19 @@ def verified_chain(tls: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
 
 if sys.version_info >= (3, 13):
 
+    def _presented_der(tls: ssl.SSLObject) -> list[bytes]:
+        return tls.get_unverified_chain()
+
     def _verified_der(tls: ssl.SSLObject) -> list[bytes]:
         return tls.get_verified_chain()
 
 else:
     import _ssl
+
+    def _presented_der(tls: ssl.SSLObject) -> list[bytes]:
+        # As below: there since 3.10, one layer down.
+        chain = tls._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+        return [member.public_bytes(_ssl.ENCODING_DER) for member in chain or ()]
 
     def _verified_der(tls: ssl.SSLObject) -> list[bytes]:
         # The same call of OpenSSL's (SSL_get0_verified_chain) is there since 3.10, one layer below

@@ -1,19 +1,20 @@
 """
-The commands ``sallyport certs …``: make an identity, issue from it, show and check what there is.
+The commands ``sallyport certs …``: make an identity, issue from it, show and check what there is. Those that
+keep it fresh are in ``cli_renewal.py``.
 
 Each command reads the clock, calls one function of the package and prints; refusals rise to
 ``sallyport.cli``, which says them with their hint. ``--json`` prints one JSON value and nothing else.
 """
 
-import json
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sallyport.certs.check import Finding, check_directory
+from sallyport.certs.cli_options import IDENTITY, AsJson, Directory, current_time, print_json
+from sallyport.certs.cli_renewal import renew, rotate_app, status
 from sallyport.certs.describe import as_table, describe, dns_records
 from sallyport.certs.errors import IssuingRefused
 from sallyport.certs.files import IdentityDirectory, load_certificates
@@ -24,14 +25,12 @@ from sallyport.certs.storage import is_present
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 issue = typer.Typer(no_args_is_help=True, help="Issue a certificate with a new key.")
 app.add_typer(issue, name="issue")
+app.add_typer(rotate_app, name="rotate")
+app.command()(renew)
+app.command()(status)
 
-Directory = Annotated[Path, typer.Option("--dir", help="The identity directory.")]
 Name = Annotated[str, typer.Argument(help="Who it is for: a-z, 0-9, '.', '_' and '-'.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the one that is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-IDENTITY = Path("identity")
-
 
 @app.command()
 def init(
@@ -56,7 +55,7 @@ def init(
     if address is None:
         raise IssuingRefused("a new identity must know its relay", "add --relay HOST or --relay HOST:PORT")
     gateway = name or holder_name(socket.gethostname())
-    made = create_identity(directory, domains=domains, relay=address, name=gateway, now=_now())
+    made = create_identity(directory, domains=domains, relay=address, name=gateway, now=current_time())
     if as_json:
         _print_identity(made, gateway=gateway)
         return
@@ -101,7 +100,8 @@ def issue_caller_bundle(
     Issue a caller's bundle: its key, its certificate and the root to trust, in one file.
     """
     wanted = None if domain is None else checked_domain(domain)
-    path = issue_caller(IdentityDirectory(directory), name, domain=wanted, now=_now(), replace=replace)
+    identity = IdentityDirectory(directory)
+    path = issue_caller(identity, name, domain=wanted, now=current_time(), replace=replace)
     _print_issued(path, as_json=as_json)
     if not as_json:
         typer.echo("it holds a private key: hand it over where nobody else can read it, and delete your copy")
@@ -112,9 +112,9 @@ def show(file: Annotated[Path, typer.Argument(help="A PEM file.")], as_json: AsJ
     """
     Say what the certificates in a file are.
     """
-    descriptions = [describe(certificate, now=_now()) for certificate in load_certificates(file)]
+    descriptions = [describe(certificate, now=current_time()) for certificate in load_certificates(file)]
     if as_json:
-        _print_json(descriptions)
+        print_json(descriptions)
         return
     typer.echo("\n\n".join("\n".join(as_table(description)) for description in descriptions))
 
@@ -127,9 +127,9 @@ def check(
     """
     Run every certificate and key of an identity through the strict verifier; exit 1 if one fails.
     """
-    findings = list(check_directory(directory, now=_now()))
+    findings = list(check_directory(directory, now=current_time()))
     if as_json:
-        _print_json([finding.as_json() for finding in findings])
+        print_json([finding.as_json() for finding in findings])
     else:
         for finding in findings:
             typer.echo(_line(finding))
@@ -148,7 +148,7 @@ def _add(directory: IdentityDirectory, domains: list[str], relay: str | None, *,
             f"{directory.path} holds an identity with {', '.join(known)} already; nothing was changed",
             "name a new domain to add it, or another directory with --dir",
         )
-    add_domains(directory, new, now=_now())
+    add_domains(directory, new, now=current_time())
     if relay is not None:
         write_settings(directory, relay)
     if as_json:
@@ -168,20 +168,20 @@ def _add(directory: IdentityDirectory, domains: list[str], relay: str | None, *,
 
 
 def _issue_leaf(role: Role, name: str, directory: Path, *, replace: bool, as_json: bool) -> None:
-    path = issue_leaf(IdentityDirectory(directory), role, name, now=_now(), replace=replace)
+    path = issue_leaf(IdentityDirectory(directory), role, name, now=current_time(), replace=replace)
     _print_issued(path, as_json=as_json)
 
 
 def _print_issued(path: Path, *, as_json: bool) -> None:
-    description = describe(load_certificates(path)[0], now=_now())
+    description = describe(load_certificates(path)[0], now=current_time())
     if as_json:
-        _print_json({"file": str(path), **description})
+        print_json({"file": str(path), **description})
         return
     typer.echo(f"wrote {path}: {description['certificate']}, valid until {description['not_after']}")
 
 
 def _print_identity(directory: IdentityDirectory, *, gateway: str | None) -> None:
-    _print_json(
+    print_json(
         {
             "tunnel_id": str(directory.tunnel_id()),
             "directory": str(directory.path),
@@ -199,10 +199,6 @@ def _print_records(domains: list[str], relay: str | None) -> None:
         typer.echo(f"  {record}  ->  {target}")
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
-
-
 def _line(finding: Finding) -> str:
     if not finding.is_good:
         rule = f" [{finding.rule}]" if finding.rule else ""
@@ -210,7 +206,3 @@ def _line(finding: Finding) -> str:
         return f"bad   {finding.path:<28} {finding.problem}{rule}{hint}"
     days = "" if finding.days_left is None else f", {finding.days_left} days left"
     return f"ok    {finding.path:<28} {finding.subject}{days}"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -4,14 +4,20 @@ this year.
 
     context               side    trusts                 presents       host checked  ALPN
     door_context          server  the tunnel's root      gateway leaf   -             sallyport/1, http/1.1
+    root_giving_context   server  nobody                 leaf and root  -             sallyport-root/1
     caller_context        client  the tunnel's root      caller leaf    yes           sallyport/1
+    keyed_caller_context  client  the tunnel's root      -              yes           sallyport/1
+    root_asking_context   client  nobody                 -              -             sallyport-root/1
     link_server_context   server  one label's root       relay's files  -             http/1.1
     link_client_context   client  CA file, system, pin   link leaf      but for pins  http/1.1
     upstream_context      client  CA file or system      -              yes           http/1.1
 
 The last one is of another kind: the internal servers behind a gateway are somebody else's, so it makes no
-demands but a good certificate. What the first four let through is not yet an identity: after each handshake
+demands but a good certificate. What the others let through is not yet an identity: after each handshake
 ``verify.verify_identity`` judges the chain of a tunnel's peer, and ``check_pin`` the relay.
+
+The two for ``sallyport-root/1`` verify nothing, and nothing is trusted to what they carry: a caller who
+knows the tunnel's ID asks for its root, checks that against the ID (``verify.find_root``), and dials again.
 
 * TLS 1.3 only, no tickets, hence no resumption and no early data, which would skip revocation.
 * A trust store of ours holds one root. Issuing CAs are never in one: a store vouches for what is in it. Nor
@@ -51,36 +57,95 @@ __all__ = [
     "caller_context",
     "check_pin",
     "door_context",
+    "keyed_caller_context",
     "link_client_context",
     "link_server_context",
+    "root_asking_context",
+    "root_giving_context",
     "spki_pin",
     "upstream_context",
 ]
 
 INNER_ALPN: Final = "sallyport/1"
+ROOT_ALPN: Final = "sallyport-root/1"
 HTTP_ALPN: Final = "http/1.1"
 
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which ``ssl`` does not name.
 _NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)
 
 
-def door_context(leaf: LeafFiles, root: x509.Certificate) -> ssl.SSLContext:
+def door_context(
+    leaf: LeafFiles, root: x509.Certificate, *, certificate_required: bool = True
+) -> ssl.SSLContext:
     """
-    Make the gateway's end of the inner TLS: a certificate is required of every caller.
+    Make the gateway's end of the inner TLS.
+
+    Where certificates are not required they are invited all the same, and one that is presented and fails
+    ends the handshake. Who presented none has an empty verified chain; the context's own ``verify_mode`` says
+    nothing about a peer.
 
     Args:
         leaf: the gateway's own files.
         root: the tunnel's root, the only one that is trusted.
+        certificate_required: whether a caller without a certificate is refused here. It is one for the whole
+            gateway, never by the name that is asked for (identity §5).
 
     Raises:
         FileRefused: if a file cannot be read or its key is readable by others.
         CertificateRefused: if key and certificate do not belong together.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, alpn=[INNER_ALPN, HTTP_ALPN])
-    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_REQUIRED if certificate_required else ssl.CERT_OPTIONAL
     _trust_only(context, root)
-    leaf.load_key()
-    _present(context, leaf.load_presented(), key=leaf.key)
+    own = leaf.load()
+    _present(context, own.presented, key=own.key_path)
+    return context
+
+
+def root_giving_context(leaf: LeafFiles, root: x509.Certificate) -> ssl.SSLContext:
+    """
+    Make the gateway's end of a connection that only shows the root, for callers who hold no more than the ID.
+
+    It asks for no certificate and must carry no request: close after the handshake (identity §6).
+
+    Args:
+        leaf: the gateway's own files.
+        root: the tunnel's first root, the one whose hash is the ID.
+
+    Raises:
+        FileRefused, CertificateRefused: as ``door_context``.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER, alpn=[ROOT_ALPN])
+    context.verify_mode = ssl.CERT_NONE
+    own = leaf.load()
+    _present(context, [*own.presented, root], key=own.key_path)
+    return context
+
+
+def root_asking_context() -> ssl.SSLContext:
+    """
+    Make the caller's end of a connection that only shows the root.
+
+    Nothing is verified, for there is nothing yet to verify by. What comes is worth what ``verify.find_root``
+    says of it, and nothing may be sent.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn=[ROOT_ALPN])
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def keyed_caller_context(root: x509.Certificate) -> ssl.SSLContext:
+    """
+    Make the connector's end of the inner TLS for a caller with an API key: no certificate is presented.
+
+    Args:
+        root: the tunnel's root as ``verify.find_root`` has found it, the only one that is trusted.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn=[INNER_ALPN])
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    _trust_only(context, root)
     return context
 
 
@@ -156,8 +221,8 @@ def link_client_context(leaf: LeafFiles, trust: RelayTrust) -> ssl.SSLContext:
             context.check_hostname = True
             context.verify_mode = ssl.CERT_REQUIRED
             _trust_what_others_issue(context, None)
-    leaf.load_key()
-    _present(context, leaf.load_presented(), key=leaf.key)
+    own = leaf.load()
+    _present(context, own.presented, key=own.key_path)
     return context
 
 

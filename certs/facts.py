@@ -55,7 +55,14 @@ class Facts:
         """
         The first eight hex digits of the serial number, enough to find it again.
         """
-        return f"{self.certificate.serial_number:x}"[:8]
+        return self.full_serial[:8]
+
+    @property
+    def full_serial(self) -> str:
+        """
+        The serial number in hex, as OpenSSL and `certs show` write it.
+        """
+        return f"{self.certificate.serial_number:x}"
 
     @property
     def identity(self) -> Identity | None:

@@ -7,6 +7,12 @@ Where identities lie: the directory that issues, and the two files of a leaf.
       gateways.pem  gateways.key  callers.pem  callers.key
       gateway/NAME.pem .key   link/NAME.pem .key   callers/NAME.bundle.pem
 
+A leaf is two files and cannot be replaced by one rename, so a new pair takes three steps: the new key goes to
+``NAME.key.next``, the new certificate replaces the old one, the new key replaces the old one. The key that
+goes with a certificate is the one of ``NAME.key`` and ``NAME.key.next`` that fits it. Hence a reader finds a
+whole pair between any two steps, and so does the next start after a crash there: before the second step it
+is the old pair, after it the new one.
+
 A leaf's .pem holds what its holder presents: the leaf, the issuing CA, and the cross certificate where the
 root has a successor; never the root. Bundles are in ``bundle.py``, the modes of files in ``storage.py``;
 what other packages need of both is exported from here. Identity §6.
@@ -14,6 +20,7 @@ what other packages need of both is exported from here. Identity §6.
 Nothing here looks at a clock or judges what a certificate says: `verify.py` does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +28,40 @@ import yaml
 from cryptography import x509
 
 from sallyport.certs.bundle import Bundle
-from sallyport.certs.errors import FileRefused, NameRefused
+from sallyport.certs.errors import CertificateError, FileRefused, NameRefused
 from sallyport.certs.facts import read_facts
 from sallyport.certs.names import Identity, Role, TunnelId, relay_address
-from sallyport.certs.pem import PrivateKey, parse_pem, require_matching_key
+from sallyport.certs.pem import (
+    PrivateKey,
+    encode_certificates,
+    encode_key,
+    parse_pem,
+    public_der,
+    require_matching_key,
+)
 from sallyport.certs.profile import Scope
-from sallyport.certs.storage import is_present, read_private, read_public, write_private, write_public
+from sallyport.certs.storage import (
+    Stamp,
+    is_present,
+    read_private,
+    read_public,
+    stamp,
+    take_place,
+    write_private,
+    write_public,
+)
 
 __all__ = [
     "Bundle",
     "IdentityDirectory",
     "LeafFiles",
+    "LoadedLeaf",
+    "Stamp",
     "load_certificate",
     "load_certificates",
     "load_key",
     "read_private",
+    "stamp",
     "write_private",
     "write_public",
 ]
@@ -71,17 +97,66 @@ def load_key(path: Path) -> PrivateKey:
     return parse_pem(path, read_private(path)).one_key()
 
 
+# A replacement may fall between the reads of certificate and key; the second look then finds the new pair.
+_LOOKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLeaf:
+    """
+    A certificate and the key that fits it, as they were found together.
+
+    ``presented`` is what the holder presents, the leaf first; ``key_path`` the file that ``key`` stands in.
+    """
+
+    presented: tuple[x509.Certificate, ...]
+    key: PrivateKey
+    key_path: Path
+
+
 @dataclass(frozen=True, slots=True)
 class LeafFiles:
     """
     The two files of a gateway's or link's identity.
 
     ``certificate`` holds the leaf, its issuing CA and, where there is one, the cross certificate; ``key``
-    the key.
+    the key. ``next_key`` is there while a new pair is on its way.
     """
 
     certificate: Path
     key: Path
+
+    @property
+    def next_key(self) -> Path:
+        """
+        Where a new key waits for its certificate; no holder's own file, since those end in .pem or .key.
+        """
+        return self.key.with_name(f"{self.key.name}.next")
+
+    def stamp(self) -> Stamp:
+        """
+        Tell the version of the files without reading them.
+        """
+        return stamp((self.certificate, self.key, self.next_key))
+
+    def load(self) -> LoadedLeaf:
+        """
+        Read the certificate and the key that fits it, also in the middle of a replacement.
+
+        Raises:
+            FileRefused: if a file cannot be read, or a key is readable by others.
+            CertificateRefused: with the rule KEY_MISMATCH, if no key is the leaf's.
+        """
+        for _ in range(_LOOKS):
+            presented = self.load_presented()
+            for path in (self.key, self.next_key):
+                key = _key_at(path)
+                if key is not None and public_der(key) == public_der(presented[0]):
+                    return LoadedLeaf(presented, key, path)
+        presented = self.load_presented()
+        key = load_key(self.key)
+        require_matching_key(key, presented[0], path=self.key)
+        return LoadedLeaf(presented, key, self.key)
 
     def load_presented(self) -> tuple[x509.Certificate, ...]:
         """
@@ -98,12 +173,50 @@ class LeafFiles:
         Read the key.
 
         Raises:
-            FileRefused: as ``load_key``.
-            CertificateRefused: with the rule KEY_MISMATCH, if it is not the leaf's.
+            CertificateError: as ``load``.
         """
-        key = load_key(self.key)
-        require_matching_key(key, self.load_presented()[0], path=self.key)
-        return key
+        return self.load().key
+
+    def replace(self, key: PrivateKey, presented: Sequence[x509.Certificate]) -> None:
+        """
+        Put a new pair in the place of the old one; the mirror of ``load``.
+
+        Args:
+            key: the new key.
+            presented: the certificates to present, the leaf first.
+
+        Raises:
+            FileRefused: if a file cannot be written; there is a whole pair all the same, if there was one.
+        """
+        self._finish_replacement()
+        write_private(self.next_key, encode_key(key))
+        write_public(self.certificate, encode_certificates(presented))
+        take_place(self.next_key, self.key)
+
+    def _finish_replacement(self) -> None:
+        """
+        Take the last step of a replacement that was cut short: the key in use must not be written over.
+        """
+        if not is_present(self.next_key):
+            return
+        try:
+            in_use = self.load().key_path
+        except CertificateError:
+            return  # there is no usable pair that could be harmed
+        if in_use == self.next_key:
+            take_place(self.next_key, self.key)
+
+
+def _key_at(path: Path) -> PrivateKey | None:
+    """
+    Read a key, or give None where no file is.
+    """
+    try:
+        return load_key(path)
+    except FileRefused as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 class IdentityDirectory:
@@ -167,6 +280,19 @@ class IdentityDirectory:
         Identity(self.tunnel_id().label, role, name)
         folder = self.path / role
         return LeafFiles(folder / f"{name}.pem", folder / f"{name}.key")
+
+    def leaf_names(self, role: Role) -> list[str]:
+        """
+        List whose leaves with a role are here: of gateways or links.
+        """
+        return sorted(file.stem for file in (self.path / role).glob("*.pem"))
+
+    def caller_names(self) -> list[str]:
+        """
+        List whose bundles are here.
+        """
+        suffix = ".bundle.pem"
+        return sorted(file.name.removesuffix(suffix) for file in (self.path / "callers").glob(f"*{suffix}"))
 
     def caller_bundle(self, name: str) -> Path:
         """

@@ -133,8 +133,7 @@ def issue_leaf(
         _require_absent(path, role, name, replace=replace)
     issued = _issue(directory, role, name, now)
     make_private_directory(files.certificate.parent)
-    write_private(files.key, encode_key(issued.key))
-    write_public(files.certificate, encode_certificates(issued.presented))
+    files.replace(issued.key, issued.presented)
     return files.certificate
 
 

@@ -11,6 +11,9 @@ followed: Kubernetes mounts every secret through two. A private file must be mod
 belong to root and to one of the process's groups and be readable, not writable, by that group, as
 Kubernetes mounts secrets for a process that is not root. Identity §6.
 
+What root writes belongs to whom the folder belongs: an administrator who renews a gateway's certificate
+must not leave a key that the gateway's own user cannot read.
+
 On Windows there are no modes to judge: a file there has its folder's access list, which in a user's profile
 is the user, SYSTEM and Administrators.
 """
@@ -21,6 +24,7 @@ import secrets
 import shlex
 import stat
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -30,6 +34,9 @@ from sallyport.certs.errors import FileRefused
 PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o700
+
+# What tells one version of some files from the next: time of change, size and inode of each.
+Stamp = tuple[tuple[int, int, int], ...]
 
 # A bundle with a successor root is about 5 KiB. More than this is not ours, and not worth the memory.
 MAX_FILE: Final = 256 * 1024
@@ -66,6 +73,27 @@ def write_public(path: Path, data: bytes, *, replace: bool = True) -> None:
     _write(path, data, PUBLIC_MODE, replace=replace)
 
 
+def take_place(source: Path, target: Path) -> None:
+    """
+    Let a file take the place of another one in the same folder, or its name where there is none.
+
+    Raises:
+        FileRefused: if it cannot be renamed.
+    """
+    try:
+        os.replace(source, target)
+        _flush_directory(target.parent)
+    except OSError as error:
+        raise FileRefused(target, f"cannot be written: {_reason(error)}", _remedy(error)) from error
+
+
+def stamp(paths: Iterable[Path]) -> Stamp:
+    """
+    Tell the version of some files without reading them; one that is not there has a version, too.
+    """
+    return tuple(_version(path) for path in paths)
+
+
 def make_private_directory(path: Path) -> None:
     """
     Make a directory that only its owner can enter (0700), or make one so; and what is missing above it.
@@ -81,14 +109,18 @@ def make_private_directory(path: Path) -> None:
         raise FileRefused(path, f"cannot be made: {_reason(error)}", _remedy(error)) from error
 
 
-def read_private(path: Path) -> bytes:
+def read_private(path: Path, *, holding: str = "a private key") -> bytes:
     """
     Read a key, or a file that holds one.
+
+    Args:
+        path: the file.
+        holding: what is in it, for the refusal.
 
     Raises:
         FileRefused: if others could read it as well, with the chmod to run; or as ``read_public``.
     """
-    return _read(path, private=True)
+    return _read(path, private=holding)
 
 
 def read_public(path: Path) -> bytes:
@@ -98,7 +130,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         FileRefused: if it is missing, unreadable, no regular file, or larger than anything of ours.
     """
-    return _read(path, private=False)
+    return _read(path)
 
 
 def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
@@ -111,6 +143,7 @@ def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 if sys.platform != "win32":
                     os.fchmod(file.fileno(), mode)  # the umask may have taken bits that a reader needs
+                    _give_to_owner_of(path.parent, file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -124,6 +157,22 @@ def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
         raise FileRefused(path, f"cannot be written: {_reason(error)}", _remedy(error)) from error
 
 
+def _give_to_owner_of(folder: Path, descriptor: int) -> None:
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    status = os.stat(folder)
+    if status.st_uid != 0:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0)  # Missing for the moment: reading it will say so.
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
 def _flush_directory(path: Path) -> None:
     if sys.platform == "win32":
         return  # directories cannot be opened there, and NTFS journals the rename
@@ -134,7 +183,7 @@ def _flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, *, private: bool) -> bytes:
+def _read(path: Path, *, private: str = "") -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO without a writer would wait for one.
         descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | _BINARY)
@@ -143,7 +192,7 @@ def _read(path: Path, *, private: bool) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise FileRefused(path, f"is {_kind(status.st_mode)}, not a file")
             if private:
-                _require_private(path, status)
+                _require_private(path, status, holding=private)
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(MAX_FILE + 1)
         finally:
@@ -157,7 +206,7 @@ def _read(path: Path, *, private: bool) -> bytes:
     return data
 
 
-def _require_private(path: Path, status: os.stat_result) -> None:
+def _require_private(path: Path, status: os.stat_result, *, holding: str) -> None:
     if sys.platform == "win32":
         return
     mode = stat.S_IMODE(status.st_mode)
@@ -169,7 +218,7 @@ def _require_private(path: Path, status: os.stat_result) -> None:
         return
     raise FileRefused(
         path,
-        f"holds a private key and has mode {mode:04o}: others than its owner could use it",
+        f"holds {holding} and has mode {mode:04o}: others than its owner could use it",
         f"run: chmod 600 {shlex.quote(str(path))}",
     )
 

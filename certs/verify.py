@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from sallyport.certs.bundle import Bundle
-from sallyport.certs.chain import build_chain, verified_chain
+from sallyport.certs.chain import build_chain, unverified_chain, verified_chain
 from sallyport.certs.errors import CertificateRefused, Rule
 from sallyport.certs.facts import read_facts
 from sallyport.certs.files import LeafFiles
@@ -42,6 +42,8 @@ from sallyport.certs.rules import (
 )
 
 __all__ = [
+    "find_root",
+    "unverified_chain",
     "verified_chain",
     "verify_bundle",
     "verify_identity",
@@ -116,6 +118,38 @@ def verify_root(certificate: x509.Certificate, *, now: datetime) -> TunnelId:
     return root.key_id
 
 
+def find_root(
+    presented: Sequence[x509.Certificate], tunnel: TunnelId, *, now: datetime
+) -> x509.Certificate:
+    """
+    Find a tunnel's root among certificates of which nothing is known: by its ID, the hash of the root's key.
+
+    Args:
+        presented: what ``unverified_chain`` gave.
+        tunnel: the ID, from a source that is trusted.
+        now: the time to judge validity by, with a zone.
+
+    Returns:
+        The root certificate, judged as ``verify_root`` does.
+
+    Raises:
+        CertificateRefused: with the rule ANCHOR if it is not there, or with the first rule that it fails.
+    """
+    for certificate in presented:
+        # A cross certificate for the first root's own key would have the same hash: only the root is signed
+        # by itself, which ``verify_root`` demands with the Subject and all else.
+        facts = read_facts(certificate)
+        if facts.key_id == tunnel and facts.self_issued:
+            verify_root(certificate, now=now)
+            return certificate
+    raise CertificateRefused(
+        Rule.ANCHOR,
+        "what answered",
+        f"did not show the root of {tunnel}",
+        hint="compare the tunnel ID; if it is right, somebody answers in the gateway's place",
+    )
+
+
 def verify_issuing(
     presented: Sequence[x509.Certificate], *, root: x509.Certificate, issuing: Issuing, now: datetime
 ) -> None:
@@ -160,8 +194,7 @@ def verify_leaf_file(
         CertificateRefused: if the key is another one's, or with the first rule of ``verify_identity`` that
         fails.
     """
-    leaf.load_key()
-    return verify_identity(build_chain(leaf.load_presented(), root), role=role, label=label, now=now)
+    return verify_identity(build_chain(leaf.load().presented, root), role=role, label=label, now=now)
 
 
 def verify_bundle(bundle: Bundle, *, now: datetime) -> Identity:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import PlainValidator, ValidationInfo
+from pydantic import PlainValidator, ValidationInfo, WithJsonSchema
 
 # Names that go into certificates: the same rules as in ``sallyport.certs.names``, which this package does not
 # import; tests/config/test_names_agree.py holds the two together.
@@ -29,6 +29,10 @@ _HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 24 * 3600.0
+_SIZE = re.compile(r"([0-9]{1,6})(KiB|MiB|GiB)")
+_BYTES = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_LARGEST_SIZE = 1024 * _BYTES["GiB"]
+_LARGEST_COUNT = 1_000_000
 _TUNNEL_ID = re.compile(r"tnl_[a-z2-7]{32}")
 _PIN = re.compile(r"sha256/[A-Za-z0-9+/]{43}=")
 _PLAIN_PATH = re.compile(r"/[^\s?#%\\\x00-\x20\x7f-\U0010ffff]*")
@@ -185,6 +189,33 @@ def _seconds(value: object, *, is_written: bool) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def _size(value: object, info: ValidationInfo) -> int:
+    size = _bytes(value, is_written=info.context is not None)
+    if not 0 < size <= _LARGEST_SIZE:
+        raise FieldRefused("a size must be more than nothing and at most 1024GiB")
+    return size
+
+
+def _bytes(value: object, *, is_written: bool) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if is_written:
+            raise FieldRefused(f"{value} has no unit", f'write "{value}KiB", "{value}MiB" or "{value}GiB"')
+        return value
+    text = _text(value, 'a size such as "64KiB" or "128MiB"')
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise FieldRefused(f"{text!r} is no size", 'write a number and KiB, MiB or GiB, such as "128MiB"')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FieldRefused(f"wanted a whole number, found {kind_of(value)}")
+    if not 0 < value <= _LARGEST_COUNT:
+        raise FieldRefused(f"{value} is not a number from 1 to {_LARGEST_COUNT}")
+    return value
+
+
 def _path(value: object, info: ValidationInfo) -> Path:
     text = str(value) if isinstance(value, Path) else _text(value, "a path")
     if not text or not text.isprintable():
@@ -315,17 +346,49 @@ def _database(value: object, info: ValidationInfo) -> str:
     return f"{scheme}:///{_path(rest[1:], info)}"
 
 
-AddressField = Annotated[Address, PlainValidator(_address)]
-RelayAddressField = Annotated[Address, PlainValidator(_relay_address)]
-LoopbackField = Annotated[Address | None, PlainValidator(_loopback_address)]
-DurationField = Annotated[float, PlainValidator(_duration)]
-PathField = Annotated[Path, PlainValidator(_path)]
-TunnelIdField = Annotated[str, PlainValidator(_tunnel_id)]
-NameField = Annotated[str, PlainValidator(_name)]
-RelayCaField = Annotated[Path | Literal["system"] | None, PlainValidator(_relay_ca)]
-PinField = Annotated[str, PlainValidator(_pin)]
-DomainField = Annotated[str, PlainValidator(_domain)]
-ServerUrlField = Annotated[str, PlainValidator(server_url)]
-ExposedPathField = Annotated[str, PlainValidator(_exposed_path)]
-OriginField = Annotated[str, PlainValidator(_origin)]
-DatabaseField = Annotated[str, PlainValidator(_database)]
+
+def _schema(kind: str, *examples: str, pattern: str = "") -> WithJsonSchema:
+    """Say to editors, and to the page of keys, what text such a value is."""
+    schema: dict[str, object] = {"type": "string", "title": kind}
+    if pattern:
+        schema["pattern"] = f"^(?:{pattern})$"
+    return WithJsonSchema(schema | {"examples": list(examples)})
+
+
+def _or_null(schema: WithJsonSchema) -> WithJsonSchema:
+    """The same for a key that may be empty."""
+    return WithJsonSchema({**(schema.json_schema or {}), "type": ["string", "null"]})
+
+
+_LISTENER = _schema("address", "0.0.0.0:443", "[::]:443")
+_LOOPBACK = _or_null(_schema("loopback address", "127.0.0.1:7421"))
+_FILE = _schema("path", "./file.pem")
+_CA = _or_null(_schema("path, or system", "./relay-ca.pem", "system"))
+_TUNNEL = _schema("tunnel ID", "tnl_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", pattern=_TUNNEL_ID.pattern)
+
+AddressField = Annotated[Address, PlainValidator(_address), _LISTENER]
+RelayAddressField = Annotated[
+    Address, PlainValidator(_relay_address), _schema("address", "relay.example.com:443")
+]
+LoopbackField = Annotated[Address | None, PlainValidator(_loopback_address), _LOOPBACK]
+DurationField = Annotated[
+    float, PlainValidator(_duration), _schema("duration", "5s", "10m", pattern=_DURATION.pattern)
+]
+SizeField = Annotated[int, PlainValidator(_size), _schema("size", "64KiB", "1GiB", pattern=_SIZE.pattern)]
+CountField = Annotated[
+    int,
+    PlainValidator(_count),
+    WithJsonSchema({"type": "integer", "title": "number", "minimum": 1, "maximum": _LARGEST_COUNT}),
+]
+PathField = Annotated[Path, PlainValidator(_path), _FILE]
+TunnelIdField = Annotated[str, PlainValidator(_tunnel_id), _TUNNEL]
+NameField = Annotated[str, PlainValidator(_name), _schema("name", "gw1", pattern=_NAME.pattern)]
+RelayCaField = Annotated[Path | Literal["system"] | None, PlainValidator(_relay_ca), _CA]
+PinField = Annotated[
+    str, PlainValidator(_pin), _schema("pin", "sha256/" + "A" * 43 + "=", pattern=_PIN.pattern)
+]
+DomainField = Annotated[str, PlainValidator(_domain), _schema("domain", "tunnel.example.com")]
+ServerUrlField = Annotated[str, PlainValidator(server_url), _schema("URL", "http://127.0.0.1:9000/mcp")]
+ExposedPathField = Annotated[str, PlainValidator(_exposed_path), _schema("path of a URL", "/files")]
+OriginField = Annotated[str, PlainValidator(_origin), _schema("origin", "https://app.example.com")]
+DatabaseField = Annotated[str, PlainValidator(_database), _schema("URL", "sqlite:///relay.db")]

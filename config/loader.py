@@ -191,10 +191,19 @@ def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
         if isinstance(here, type) and issubclass(here, BaseModel):
             here = here.model_fields[str(part)].annotation
         else:
-            here = next(a for a in get_args(here) if isinstance(a, type) and issubclass(a, BaseModel))
-    if not (isinstance(here, type) and issubclass(here, BaseModel)):
+            here = _section_in(here)
+    section = _section_in(here)
+    if section is None:
         raise AssertionError(f"no section at {location}: only sections refuse unknown keys")
-    return [name for name in here.model_fields if name != "path"]
+    return [name for name in section.model_fields if name != "path"]
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    """Return the section in an annotation: itself, a mapping's value, or what may be left out."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
 
 
 def _dotted(location: Location) -> str:

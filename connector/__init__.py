@@ -7,6 +7,9 @@ The agent's side: one local HTTP endpoint for MCP clients that cannot make the t
 * ``local_request``  who may ask, and what a request looks like on its way to the gateway (pure)
 * ``dial``           one checked TLS connection to the gateway, through the relay
 * ``refusals``       what an alert or a broken connection means, in words (pure)
+* ``own_bundle``     a caller's certificate, taken anew when its file changes
+* ``own_key``        a caller with an API key, who finds the root by the tunnel's ID
+* ``own_bundle``     the bundle in use, taken anew when its file changes
 * ``bundles``        where a caller's bundle lies on this system, and is it the right one
 * ``snippets``       the configuration to paste into an agent (pure)
 

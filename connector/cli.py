@@ -20,14 +20,16 @@ from typing import Annotated, Literal
 import anyio
 import typer
 
-from sallyport.certs.names import TunnelId, server_name
+from sallyport.certs.bundle import Bundle
+from sallyport.certs.names import TunnelId, domain as checked_domain, server_name
 from sallyport.config.fields import Address, FieldRefused
 from sallyport.config.logs import configure_logging
 from sallyport.config.sections import LogConfig
 from sallyport.connector.bundles import find_bundle
 from sallyport.connector.client import serve
 from sallyport.connector.dial import Dialler
-from sallyport.connector.snippets import Kind, LocalServer, snippet
+from sallyport.connector.own_key import CallerByKey, take_key
+from sallyport.connector.snippets import Kind, LocalServer, Snippet, snippet
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
 
 DEFAULT_PORT = 7420
@@ -46,7 +48,15 @@ def connect(
         typer.Option(metavar="FILE", help="Your bundle; looked for in your config folder when not named."),
     ] = None,
     relay: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Dial this relay instead of the bundle's.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Dial this relay instead of the bundle's; needed with a key."),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your API key, if you have one in place of a bundle; mode 0600."),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(metavar="DOMAIN", help="With a key: the tunnel domain.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The local port.")] = DEFAULT_PORT,
     print_kind: Annotated[
@@ -68,16 +78,23 @@ def connect(
     sallyport connect tnl_…/tickets
 
     sallyport connect tnl_…/tickets --print claude-code
+
+    sallyport connect tnl_…/tickets --relay HOST:443 --domain DOMAIN --key-file FILE
+
+    In place of --key-file the variable SALLYPORT_KEY may hold the key.
     """
     tunnel, server = parse_target(target)
     if print_kind is not None:
-        typer.echo(_snippet(print_kind, target=target, server=server, port=port, path=path), nl=False)
+        found = _snippet(print_kind, target=target, server=server, port=port, path=path)
+        typer.echo(f"# {found.place}", err=True)
+        typer.echo(found.text, nl=False)
         return
     relay_address = _relay_address(relay)
     log = LogConfig(level=log_level, format=log_format)
     configure_logging(log)
     raise_descriptor_limit()
-    dialler = Dialler(find_bundle(tunnel, bundle), relay=relay_address, clock=lambda: datetime.now(UTC))
+    who = _who(tunnel, bundle=bundle, key_file=key_file, relay=relay_address, domain=domain)
+    dialler = Dialler(who, relay=relay_address, clock=lambda: datetime.now(UTC))
 
     def say(actual_port: int) -> None:
         if _is_read_by_people(log):
@@ -97,7 +114,28 @@ def parse_target(text: str) -> tuple[TunnelId, str | None]:
     return TunnelId.parse(tunnel), server_name(server) if slash else None
 
 
-def _snippet(kind: Kind, *, target: str, server: str | None, port: int, path: str) -> str:
+def _who(
+    tunnel: TunnelId, *, bundle: Path | None, key_file: Path | None, relay: Address | None, domain: str | None
+) -> Bundle | CallerByKey:
+    """
+    Say who calls: by an API key where one is given, else by a bundle.
+
+    Raises:
+        ConnectorError, CertificateError: The one that was given cannot be used, or there is none.
+    """
+    if bundle is not None and key_file is not None:
+        raise typer.BadParameter("name a bundle or a key, not both", param_hint="--key-file")
+    key = take_key(os.environ, key_file)
+    if key is None or bundle is not None:
+        if domain is not None:
+            raise typer.BadParameter("a bundle has a domain of its own; --domain is for calls by key")
+        return find_bundle(tunnel, bundle)
+    if relay is None or domain is None:
+        raise typer.BadParameter("a call by key needs both --relay HOST:PORT and --domain DOMAIN")
+    return CallerByKey(tunnel, checked_domain(domain), relay, key)
+
+
+def _snippet(kind: Kind, *, target: str, server: str | None, port: int, path: str) -> Snippet:
     if server is None:
         raise typer.BadParameter(f"name one server: {target}/SERVER", param_hint="TUNNEL_ID[/SERVER]")
     if port == 0:
@@ -127,7 +165,8 @@ def _welcome(tunnel: TunnelId, server: str | None, port: int) -> str:
     port_option = "" if port == DEFAULT_PORT else f" --port {port}"
     return (
         f"{where} is at {url} (or another path, if that server has one)\n"
-        f"configure an agent: sallyport connect {where}{port_option} --print {'|'.join(Kind)}\n"
+        f"configure an agent: sallyport connect {where}{port_option} --print {Kind.CLAUDE_CODE}"
+        " (--help lists other clients)\n"
         "whoever can log in to this machine can use it; stop with Ctrl-C"
     )
 

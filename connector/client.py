@@ -22,6 +22,7 @@ from sallyport.connector.errors import GatewayLost, HopFailed
 from sallyport.connector.http_endpoint import HttpEndpoint
 from sallyport.connector.listeners import open_listeners
 from sallyport.connector.local_request import LocalSide
+from sallyport.connector.own_key import CallerByKey
 from sallyport.tunnel.errors import HttpRefused, TunnelError
 from sallyport.tunnel.http1 import (
     NO_BODY,
@@ -32,13 +33,16 @@ from sallyport.tunnel.http1 import (
     ResponseReader,
     encode_request,
 )
+from sallyport.tunnel.limits import limit
 
 log = structlog.get_logger("sallyport.connector")
 
 # The reserved server that every gateway answers for itself (design §7).
 CANARY_PATH: Final = b"/_canary"
-# Bytes: the gateway's own answer is a few hundred.
-_MOST_OF_A_CANARY: Final = 64 * 1024
+_MOST_OF_A_CANARY: Final = limit(
+    64 * 1024, "bytes",
+    "read of the answer to a canary call; the gateway's own is a few hundred",
+)  # fmt: skip
 
 
 async def serve(
@@ -104,7 +108,7 @@ class Canary:
 
 
 async def call_canary(
-    bundle: Bundle,
+    who: Bundle | CallerByKey,
     *,
     relay: Address | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -114,8 +118,8 @@ async def call_canary(
     Ask a gateway of the tunnel whether it is there: through the relay, and with every check of a real call.
 
     Args:
-        bundle: Who calls.
-        relay: Where to dial; the bundle's relay when ``None``.
+        who: Who calls.
+        relay: Where to dial; the relay of ``who`` when ``None``.
         clock: The time now, with its zone.
         timeout: Seconds for all of it.
 
@@ -123,10 +127,10 @@ async def call_canary(
         HopFailed: The call did not get through; the subclass says where it stopped.
         CertificateError: The bundle's key cannot be used.
     """
-    dialler = Dialler(bundle, relay=relay, clock=clock)
+    dialler = Dialler(who, relay=relay, clock=clock)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    call = _CanaryCall(loop, dialler.host.encode("ascii"))
+    call = _CanaryCall(loop, dialler.host.encode("ascii"), dialler.credential)
     transport: GatewayTransport | None = None
     try:
         with anyio.fail_after(timeout):
@@ -154,11 +158,14 @@ def _translated(dialler: Dialler, transport: GatewayTransport | None, error: Exc
 class _CanaryCall(asyncio.Protocol):
     """One GET on a connection of its own."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, host: bytes) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, host: bytes, credential: tuple[tuple[bytes, bytes], ...]
+    ) -> None:
         self.answered: asyncio.Future[None] = loop.create_future()
         self.status = 0
         self.date: datetime | None = None
         self._host = host
+        self._credential = credential
         self._pieces: list[bytes] = []
         self._size = 0
         self._reader = ResponseReader()
@@ -178,7 +185,7 @@ class _CanaryCall(asyncio.Protocol):
                     method=b"GET",
                     target=CANARY_PATH,
                     version=b"1.1",
-                    headers=[(b"Host", self._host), (b"Accept", b"application/json")],
+                    headers=[(b"Host", self._host), (b"Accept", b"application/json"), *self._credential],
                     body=NO_BODY,
                     keep_alive=False,
                     expect_continue=False,

@@ -4,7 +4,9 @@ What can go wrong on the agent's side.
 ConnectorError
 ├── BundleNotFound           no bundle for this tunnel in the places where one is looked for
 ├── BundleMismatch           the bundle that was named belongs to another tunnel
+├── KeyRefused               what was given as an API key is none
 ├── PortUnavailable          the local port is taken, or may not be opened
+├── PublicNameNeeded         a hosted client was asked for, which cannot reach this machine
 ├── LocalRequestRefused      a request that a web page, or a foreign host name, sent here (403, 421)
 └── HopFailed                no connection to the gateway, or one that broke
     ├── OwnCertificateRefused  our own certificate would be refused: not dialled at all
@@ -14,6 +16,7 @@ ConnectorError
     │   ├── NoGatewayConnected     80
     │   └── RelayAtLimit           40
     ├── GatewayRefused         what answered is not a gateway of this tunnel: the attack case
+    ├── KeysNotTaken           what answered takes no API keys
     ├── CallerRefused          the gateway did not accept our certificate
     ├── HandshakeFailed        neither end was refused by name: cut off, silent, not TLS
     └── GatewayLost            the connection ended under a call
@@ -52,6 +55,22 @@ class BundleNotFound(ConnectorError):
         return f"no bundle for tunnel {self.tunnel}: looked at {', '.join(str(path) for path in self.looked)}"
 
 
+class PublicNameNeeded(ConnectorError):
+    """The user's: ``client`` is a service that dials from its own machines, and nothing there leads here."""
+
+    hint = "give the tools to a client on this machine, such as mcp-sdk, and call the model's API from it"
+
+    def __init__(self, client: str) -> None:
+        super().__init__(client)
+        self.client = client
+
+    def __str__(self) -> str:
+        return (
+            f"{self.client} calls MCP servers from its provider's machines: that needs a public name "
+            "with a certificate that everybody trusts, and a tunnel has none yet"
+        )
+
+
 class BundleMismatch(ConnectorError):
     """The user's: the bundle belongs to tunnel ``found``, and ``asked`` was named."""
 
@@ -64,6 +83,19 @@ class BundleMismatch(ConnectorError):
 
     def __str__(self) -> str:
         return f"{self.path} is a bundle of tunnel {self.found}, not of {self.asked}"
+
+
+class KeyRefused(ConnectorError):
+    """The user's: ``source`` holds what is no API key. It is not quoted, for it may nearly be one."""
+
+    hint = "a key is sp_ and 52 characters of a-z and 2-7: `sallyport gateway keys add NAME` printed it"
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.source = source
+
+    def __str__(self) -> str:
+        return f"{self.source} holds no API key"
 
 
 class PortUnavailable(ConnectorError):
@@ -197,6 +229,19 @@ class GatewayRefused(HopFailed):
 
     def __str__(self) -> str:
         return f"what answered is not a gateway of tunnel {self.tunnel}: rule {self.rule}: {self.detail}"
+
+
+class KeysNotTaken(HopFailed):
+    """
+    The gateway's: it does not show its root, which those do whose config turns keys on.
+
+    Only an alert says so, and anybody could have sent it; nothing was sent to whoever it was.
+    """
+
+    hint = "turn them on with `keys: on` in gateway.yaml, or call with a bundle: --bundle FILE"
+
+    def __str__(self) -> str:
+        return f"the gateway of tunnel {self.tunnel} takes no API keys"
 
 
 class CallerRefused(HopFailed):

@@ -21,6 +21,7 @@ from sallyport.connector.dial import Dialler, GatewayTransport
 from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRefused
 from sallyport.connector.local_request import LocalSide, without
 from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.http_client import ClientPool, Spawn, UpstreamConnection
 from sallyport.tunnel.net.http_forward import (
     Answer,
@@ -35,12 +36,20 @@ from sallyport.tunnel.net.http_server import HttpServer
 
 log = structlog.get_logger("sallyport.connector.endpoint")
 
-# Seconds. Half the gateway's, so that the gateway never closes a connection that is about to be used.
-GATEWAY_IDLE_TIMEOUT: Final = 60.0
-# Seconds. A client keeps its connection while its user thinks, and a descriptor costs little.
-CLIENT_IDLE_TIMEOUT: Final = 600.0
-# Seconds from the first byte of a head to its last: local programs write a head at once.
-HEAD_TIMEOUT: Final = 30.0
+GATEWAY_IDLE_TIMEOUT: Final = limit(
+    60.0, "seconds",
+    "an idle connection to the gateway is kept for: half the gateway's own limit, so that the gateway "
+    "never closes one that is about to be used",
+)  # fmt: skip
+CLIENT_IDLE_TIMEOUT: Final = limit(
+    600.0, "seconds",
+    "between two requests of a local client, which keeps its connection while its user thinks; a "
+    "descriptor costs little",
+)  # fmt: skip
+HEAD_TIMEOUT: Final = limit(
+    30.0, "seconds",
+    "from the first byte of a head to its last: local programs write a head at once",
+)  # fmt: skip
 # Seconds: more than the longest that a gateway can be configured to wait, which is a day.
 _GATEWAY_KNOWS_BEST: Final = ForwardTimeouts(first_byte=25 * 3600.0, idle=25 * 3600.0)
 
@@ -90,9 +99,12 @@ class HttpEndpoint:
             host = self._local.check(head.headers)
         except LocalRequestRefused as error:
             return json_rpc_error(error.status, str(error), data={"rule": error.rule, "executed": "no"})
-        headers = without(without_hop_by_hop(head.headers), b"host", b"origin")
+        # Where the connector has no key, a client's own goes on: it is for the gateway to judge.
+        ours = [name.lower() for name, _ in self._dialler.credential]
+        headers = without(without_hop_by_hop(head.headers), b"host", b"origin", *ours)
         headers.insert(0, (b"Host", self._gateway_host))
         headers.append((b"Sallyport-Base", self._local.public_base(host, head.target)))
+        headers.extend(self._dialler.credential)
         rebuilt = RequestHead(
             method=head.method,
             target=self._local.gateway_target(head.target),

@@ -14,8 +14,12 @@ from typing import Final
 from sallyport.config.fields import Address
 from sallyport.connector.errors import PortUnavailable
 from sallyport.connector.refusals import reason_of
+from sallyport.tunnel.limits import limit
 
-_BACKLOG: Final = 128
+_BACKLOG: Final = limit(
+    128, "connections",
+    "that the kernel keeps for us: what an agent opens at once, many times over",
+)  # fmt: skip
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 

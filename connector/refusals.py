@@ -8,6 +8,7 @@ so that is also when a gateway refuses the client's certificate (RFC 8446, secti
 on its way by then, but a server that has not accepted the certificate hands nothing to its application.
 """
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ def _why_lost(error: Exception | None) -> str | None:
 
 def reason_of(error: OSError) -> str:
     """Return the operating system's words for an error, lower-case, without numbers and addresses."""
-    text = error.strerror or str(error) or type(error).__name__
+    # An event loop may have put its own words, with the address, into strerror.
+    known = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    text = known or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]
 
 

@@ -16,30 +16,31 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Final
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from sallyport import __version__
-from sallyport.certs.contexts import door_context
-from sallyport.certs.errors import CertificateError
+from sallyport.certs.contexts import door_context, root_giving_context
 from sallyport.config.gateway import GatewayConfig
-from sallyport.gateway.door import Door
+from sallyport.gateway.door import Door, DoorContexts
 from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
+from sallyport.gateway.keyring import Keyring
+from sallyport.gateway.own_certificates import OwnCertificates
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import open_servers
 from sallyport.gateway.service import Gateway
 from sallyport.gateway.uplink import Uplink
-from sallyport.tunnel.limits import MEMORY_BUDGET
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.gateway")
 
-# Seconds that calls under way get when the gateway stops.
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS: Final = limit(30.0, "seconds", "that calls under way get when the gateway stops")
 # Seconds between two looks for connections that have fallen idle meanwhile. One whose first request is on
 # its way when the drain begins has about so long to bring it.
 _DRAIN_INTERVAL = 0.5
@@ -62,7 +63,8 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
 
     Raises:
         CertificateError: The identity cannot be used, and why.
-        GatewayError: The config does not fit the identity, or names a server that cannot be served.
+        GatewayError: The config does not fit the identity, or names a server or a keys file that cannot be
+            used.
         TunnelError: The health listener's address cannot be used.
     """
     raise_descriptor_limit()
@@ -130,16 +132,26 @@ class App:
         self._clock = clock
         self._started = time.monotonic()
         self._is_leaving = False
-        self.gateway = Gateway(config.tunnel.name, routes, servers, loop=loop, now=clock)
+        self._keys = Keyring(config.keys.file) if config.keys is not None else None
+        self._certificates = OwnCertificates(identity, make_context=self._make_contexts, clock=clock)
+        self.gateway = Gateway(
+            config.tunnel.name,
+            routes,
+            servers,
+            limits=config.limits,
+            keys=self._keys,
+            loop=loop,
+            now=clock,
+        )
         self._door = Door(
-            door_context(identity.gateway, identity.root),
+            self._certificates.door_contexts,
             label=label,
             domains=domains,
             calls=self.gateway,
             loop=loop,
         )
         self.uplink = Uplink(
-            uplink_settings(config, identity), self._door, budget=MemoryBudget(MEMORY_BUDGET)
+            uplink_settings(config, identity), self._door, budget=MemoryBudget(config.limits.memory)
         )
         self.health_address: tuple[str, int] | None = None
 
@@ -149,7 +161,10 @@ class App:
 
         Raises:
             TunnelError: The health listener's address cannot be used.
+            KeysUnusable: There is a keys file, and it cannot be used. One that is missing may come later.
         """
+        if self._keys is not None:
+            self._keys.require_usable()
         if self._config.health is not None:
             self.health_address = await self._tasks.start(self._serve_health)
         log.info(
@@ -158,8 +173,10 @@ class App:
             tunnel=str(self._identity.tunnel),
             relay=self.uplink.settings.address,
             servers=list(self.gateway.servers),
+            keys=str(self._keys.path) if self._keys is not None else "off",
             health=self.health_address and "{}:{}".format(*self.health_address),
         )
+        self._tasks.start_soon(self._certificates.watch, self._show)
         self._tasks.start_soon(self._report_certificates)
         self._tasks.start_soon(self.uplink.run)
 
@@ -181,14 +198,24 @@ class App:
             self.gateway.drain()
             await anyio.sleep(_DRAIN_INTERVAL)
 
+    def _make_contexts(self) -> DoorContexts:
+        leaf, root = self._identity.gateway, self._identity.root
+        if self._keys is None:
+            return DoorContexts(door_context(leaf, root))
+        # Keys, whether or not one exists, are what makes certificates optional: for the whole gateway.
+        return DoorContexts(
+            door_context(leaf, root, certificate_required=False), root_giving_context(leaf, root)
+        )
+
+    def _show(self, contexts: DoorContexts) -> None:
+        """Let the door's next handshake show another certificate; those that are done are not touched."""
+        self._door.contexts = contexts
+
     async def _report_certificates(self) -> None:
         """Write the daily line, and a warning for each certificate that ends soon."""
         while True:
-            ages, problem = self._certificates()
-            if problem:
-                log.error("certificates unreadable", reason=problem)
-            else:
-                log.info("certificates", days_left={age.name: age.days_left for age in ages})
+            ages = self._ages()
+            log.info("certificates", days_left={age.name: age.days_left for age in ages})
             for age in ages:
                 if age.days_left < _WARN_DAYS:
                     log.warning(
@@ -209,9 +236,8 @@ class App:
 
     def readiness(self) -> Readiness:
         """Say whether callers can be served now."""
-        ages, problem = self._certificates()
-        reasons = [problem] if problem else []
-        reasons += [f"the {age.name} certificate has expired" for age in ages if age.days_left < 0]
+        ages = self._ages()
+        reasons = [f"the {age.name} certificate has expired" for age in ages if age.days_left < 0]
         if self._is_leaving:
             reasons.append("stopping")
         elif not self.uplink.state.connected:
@@ -221,7 +247,6 @@ class App:
     def status(self) -> dict[str, object]:
         """Describe the gateway: its link, its servers, its certificates."""
         state, rtt = self.uplink.state, self.uplink.rtt
-        ages, _ = self._certificates()
         return {
             "software": f"sallyport {__version__}",
             "gateway": self._config.tunnel.name,
@@ -240,13 +265,11 @@ class App:
             "callers": {"admitted": self._door.counts.admitted, "refused": self._door.counts.refused},
             "servers": [server.status() for server in self.gateway.servers.values()],
             "certificates": [
-                {"name": age.name, "not_after": age.not_after, "days_left": age.days_left} for age in ages
+                {"name": age.name, "not_after": age.not_after, "days_left": age.days_left}
+                for age in self._ages()
             ],
+            "certificates_not_taken": self._certificates.problems,
         }
 
-    def _certificates(self) -> tuple[list[CertificateAge], str]:
-        """Return the certificates' ages, or why they cannot be told."""
-        try:
-            return list(self._identity.certificate_ages(self._clock())), ""
-        except CertificateError as error:
-            return [], str(error)
+    def _ages(self) -> list[CertificateAge]:
+        return list(self._certificates.ages(self._clock()))

@@ -10,13 +10,30 @@ Randomness is an argument; the time a link was up is measured by the caller.
 """
 
 from collections.abc import Callable
+from typing import Final
 
-FIRST_CEILING_SECONDS = 0.5
-CEILING_SECONDS = 30.0
-STABLE_SECONDS = 30.0
+from sallyport.tunnel.limits import limit
 
-# The relay's wish is obeyed up to here: it is not trusted to park a gateway for a day by one number.
-MAX_RETRY_AFTER_SECONDS = 300.0
+FIRST_CEILING_SECONDS: Final = limit(
+    0.5, "seconds",
+    "the first wait for another dial is random below this: gateways that lost a relay together do not "
+    "come back together",
+)  # fmt: skip
+CEILING_SECONDS: Final = limit(
+    30.0, "seconds",
+    "the wait for another dial doubles up to this: a relay that is back is found within half a minute",
+)  # fmt: skip
+STABLE_SECONDS: Final = limit(
+    30.0, "seconds",
+    "a link that lived this long was good, and the next wait begins small again; a shorter one may be a "
+    "relay that accepts and drops",
+)  # fmt: skip
+
+MAX_RETRY_AFTER_SECONDS: Final = limit(
+    300.0, "seconds",
+    "the relay's wish to be left alone is obeyed up to here: it is not trusted to park a gateway for a "
+    "day by one number",
+)  # fmt: skip
 
 
 class Backoff:

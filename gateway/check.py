@@ -10,20 +10,27 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+from typing import Final
 
 import anyio
 
 from sallyport.certs.contexts import door_context, link_client_context
 from sallyport.certs.errors import CertificateError
 from sallyport.config.gateway import GatewayConfig
-from sallyport.gateway.errors import GatewayError
+from sallyport.gateway.errors import GatewayError, KeysUnusable
 from sallyport.gateway.identity import GatewayIdentity, load_identity, relay_trust
+from sallyport.gateway.keyring import load_keys
+from sallyport.gateway.keys import PUBLIC_CA_WARNING
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import upstreams_of
 from sallyport.gateway.upstream import Upstream
+from sallyport.tunnel.limits import limit
 
-# Seconds for a connection that was made and closed to be gone.
-_FAREWELL = 1.0
+_FAREWELL: Final = limit(
+    1.0, "seconds",
+    "for a connection that was made only to see whether it can be, to be gone",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,10 @@ async def examine(config: GatewayConfig, *, now: datetime) -> AsyncIterator[Find
     else:
         for finding in _certificates(config, identity, now):
             yield finding
+    if config.keys is not None:
+        # Identity §1, said to whoever turns them on.
+        yield Finding("keys", f"on: {PUBLIC_CA_WARNING}")
+        yield _keys_file(config.keys.file)
     yield await _relay_name(config)
     try:
         upstreams = upstreams_of(config.servers)
@@ -78,6 +89,15 @@ def _certificates(config: GatewayConfig, identity: GatewayIdentity, now: datetim
         return [*findings, _failure("certificates", error)]
     days = ", ".join(f"{age.name} {age.days_left}" for age in ages)
     return [*findings, Finding("certificates", f"days left: {days}")]
+
+
+def _keys_file(path: Path) -> Finding:
+    try:
+        table = load_keys(path)
+    except KeysUnusable as error:
+        return _failure("keys file", error)
+    count = "1 key" if len(table.keys) == 1 else f"{len(table.keys)} keys"
+    return Finding("keys file", f"{count} in {path}")
 
 
 async def _relay_name(config: GatewayConfig) -> Finding:

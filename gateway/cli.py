@@ -30,7 +30,9 @@ from sallyport.config.logs import configure_logging
 from sallyport.gateway.app import run as run_gateway
 from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
+from sallyport.gateway.keys_cli import app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
+from sallyport.tunnel.limits import limit
 
 app = typer.Typer(
     help="The gateway inside the private network: it dials out, and serves callers.",
@@ -38,14 +40,18 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.add_typer(keys, name="keys", help="Make, list and revoke API keys.")
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="gateway.yaml; default ./gateway.yaml, then /etc/sallyport/gateway.yaml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# Seconds for the running gateway's health listener, which is on this machine, to answer.
-_HEALTH_TIMEOUT: Final = 2.0
+_HEALTH_TIMEOUT: Final = limit(
+    2.0, "seconds",
+    "for the running gateway's health listener to answer: it is on this machine",
+)  # fmt: skip
 
 _PIPE_WIDTH: Final = 1000
 

@@ -6,6 +6,11 @@ application protocol with the alert that says so, ends the inner TLS and learns 
 calls; then the caller's requests go to ``exchange``. Nothing that the relay said is used for a decision: its
 server name and address are written into logs and no more (identity.md, section 3).
 
+A caller without a certificate comes in only where the config turns API keys on, as nobody yet: each of his
+requests must then say who he is. Whether one was presented is read from the chain that was verified, never
+from what the context demands. With keys on there is also ``sallyport-root/1``, for callers who hold the
+tunnel's ID and a key: they are shown the root, and the connection closes behind the handshake.
+
 Handshakes are the dearest thing that a stranger can ask for, so they are begun a few a turn of the event
 loop: streams that are already open go first. And those that wait for their caller's answer are bounded:
 beyond that the oldest gives way, since a caller who means it answers within one round trip.
@@ -16,17 +21,19 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import structlog
 
-from sallyport.certs.errors import CertificateRefused, NameRefused
+from sallyport.certs.contexts import HTTP_ALPN, INNER_ALPN, ROOT_ALPN
+from sallyport.certs.errors import CertificateRefused, NameRefused, Rule
 from sallyport.certs.names import CallerTarget, Identity, Role, parse_host
 from sallyport.certs.verify import verified_chain, verify_identity
 from sallyport.tunnel.alerts import Alert, alert_record
 from sallyport.tunnel.errors import HelloRefused
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.frames import ResetCode
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.stream import Stream
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.sni import ClientHello, read_client_hello
@@ -34,28 +41,53 @@ from sallyport.tunnel.tls_engine import TlsEngine
 
 log = structlog.get_logger("sallyport.gateway.door")
 
-# Seconds from a stream's opening to its complete handshake, waiting included: a slow phone on a slow path
-# needs two, and a stalled hello must not hold its place for long.
-HANDSHAKE_TIMEOUT = 10.0
-# Handshakes that wait for their caller's answer. Each holds about 30 KiB of OpenSSL's state; whoever would
-# keep honest callers out has to begin so many within one of their round trips.
-HANDSHAKES_AT_ONCE = 64
-# Hellos that wait for their turn of the event loop; behind them a stream is refused at once.
-HANDSHAKES_WAITING = 1024
-# Begun a turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for strangers.
-_BEGUN_PER_TURN = 4
+HANDSHAKE_TIMEOUT: Final = limit(
+    10.0, "seconds",
+    "from a stream's opening to its complete handshake, waiting included: a slow phone on a slow path "
+    "needs two, and a stalled hello must not hold its place for long",
+)  # fmt: skip
+HANDSHAKES_AT_ONCE: Final = limit(
+    64, "handshakes",
+    "that wait for their caller's answer, each with about 30 KiB of OpenSSL's state; beyond it the oldest "
+    "gives way: whoever would keep honest callers out must begin so many within one of their round trips",
+)  # fmt: skip
+HANDSHAKES_WAITING: Final = limit(
+    1024, "streams",
+    "hellos that wait for their turn of the event loop; behind them a stream is refused at once",
+)  # fmt: skip
+_BEGUN_PER_TURN: Final = limit(
+    4, "handshakes",
+    "begun in one turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for "
+    "strangers",
+)  # fmt: skip
 
-_APPLICATION_PROTOCOLS = (b"http/1.1", b"sallyport/1")
+_CARRY_CALLS: Final = frozenset({HTTP_ALPN.encode("ascii"), INNER_ALPN.encode("ascii")})
+_SHOWS_ROOT: Final = (ROOT_ALPN.encode("ascii"),)
 
 
 class Calls(Protocol):
-    """Serves the requests of one authenticated connection; see ``exchange``."""
+    """Serves the requests of one connection; see ``exchange``."""
 
-    def calls_for(self, identity: Identity, opening: Opening, sni: str) -> asyncio.Protocol:
-        """Return the protocol that reads the caller's requests."""
+    def calls_for(self, identity: Identity | None, opening: Opening, sni: str) -> asyncio.Protocol:
+        """Return the protocol that reads the caller's requests; without an identity he has yet to say it."""
 
     def refusals_for(self, refused: CertificateRefused, opening: Opening) -> asyncio.Protocol:
         """Return the protocol that answers every request with the rule that a certificate failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorContexts:
+    """
+    What the door makes handshakes with; both present the same leaf.
+
+    Attributes:
+        calls: For callers who are about to make calls.
+        root: For those who want to see the root. It is there where API keys are on, and callers without a
+            certificate are let in then, which ``calls`` must allow; None elsewhere.
+    """
+
+    calls: ssl.SSLContext
+    root: ssl.SSLContext | None = None
 
 
 @dataclass
@@ -77,8 +109,7 @@ class Door:
     Lets callers in.
 
     Args:
-        context: The inner TLS server's context; assign ``context`` to serve another certificate from the next
-            handshake on.
+        contexts: The inner TLS server's; assign others to show another certificate from the next one on.
         label: The tunnel's label.
         domains: The tunnel domains that the root allows.
         calls: Serves those who are let in.
@@ -87,20 +118,20 @@ class Door:
 
     def __init__(
         self,
-        context: ssl.SSLContext,
+        contexts: DoorContexts,
         *,
         label: str,
         domains: tuple[str, ...],
         calls: Calls,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.context = context
+        self.contexts = contexts
         self.label = label
         self.domains = domains
         self.calls = calls
         self.loop = loop
         self.counts = DoorCounts()
-        self._in_progress: dict[_Caller, None] = {}  # in the order of their beginning
+        self._in_progress: dict[_Visitor, None] = {}  # in the order of their beginning
         self._waiting: deque[Knock] = deque()
         self._pump_due = False
 
@@ -129,17 +160,17 @@ class Door:
         self._schedule_pump()
         return True
 
-    def handshake_began(self, caller: "_Caller") -> None:
+    def handshake_began(self, visitor: "_Visitor") -> None:
         """Take note of a handshake; when there are too many, the oldest ends."""
         if len(self._in_progress) >= HANDSHAKES_AT_ONCE:
             oldest = next(iter(self._in_progress))
             self.handshake_ended(oldest)
             oldest.give_way()
-        self._in_progress[caller] = None
+        self._in_progress[visitor] = None
 
-    def handshake_ended(self, caller: "_Caller") -> None:
+    def handshake_ended(self, visitor: "_Visitor") -> None:
         """Take note that a handshake has succeeded or failed."""
-        self._in_progress.pop(caller, None)
+        self._in_progress.pop(visitor, None)
 
     def _schedule_pump(self) -> None:
         if not self._pump_due:
@@ -187,7 +218,7 @@ class Knock(asyncio.Protocol):
         self._hello = hello
         if not self._door.is_ours(hello.server_name):
             self._refuse(Alert.UNRECOGNIZED_NAME, f"{hello.server_name} is not a name of this tunnel")
-        elif hello.alpn and not set(hello.alpn) & set(_APPLICATION_PROTOCOLS):
+        elif hello.alpn and not _CARRY_CALLS & set(hello.alpn) and not self._asks_for_root(hello):
             self._refuse(Alert.NO_APPLICATION_PROTOCOL, "the caller speaks no HTTP/1.1")
         elif not self._door.wait(self):
             self._end("too many handshakes are waiting")
@@ -209,20 +240,27 @@ class Knock(asyncio.Protocol):
             raise AssertionError("a knock waits only once its hello is read")
         self.is_over = True
         self._timer.cancel()
-        caller = _Caller(self._door, self._stream, self._opening, self._hello.server_name)
+        contexts = self._door.contexts
+        context = contexts.calls
+        visitor: _Visitor = _Caller(self._door, self._stream, self._opening, self._hello.server_name)
+        if contexts.root is not None and self._asks_for_root(self._hello):
+            context, visitor = contexts.root, _RootVisitor(self._door, self._stream, self._opening)
         tls = TlsTransport(
-            TlsEngine(self._door.context, server_side=True),
-            caller,
+            TlsEngine(context, server_side=True),
+            visitor,
             loop=self._door.loop,
-            verify=caller.verify,
+            verify=visitor.verify,
             handshake_timeout=max(0.0, self._deadline - self._door.loop.time()),
         )
-        self._door.handshake_began(caller)
+        self._door.handshake_began(visitor)
         self._stream.set_protocol(tls)
         tls.connection_made(self._stream)
         tls.data_received(self._received)
         self._received = b""
         self._stream.resume_reading()
+
+    def _asks_for_root(self, hello: ClientHello) -> bool:
+        return self._door.contexts.root is not None and hello.alpn == _SHOWS_ROOT
 
     def _timed_out(self) -> None:
         if not self.is_over:
@@ -241,42 +279,21 @@ class Knock(asyncio.Protocol):
         log.info("caller refused", call=self._opening.reference, address=self._opening.address, reason=why)
 
 
-class _Caller(asyncio.Protocol):
-    """The protocol above the inner TLS until it is known who calls."""
+class _Visitor(asyncio.Protocol):
+    """The protocol above the inner TLS as long as the handshake lasts."""
 
-    def __init__(self, door: Door, stream: Stream, opening: Opening, server_name: str) -> None:
+    def __init__(self, door: Door, stream: Stream, opening: Opening) -> None:
         self._door = door
         self._stream = stream
         self._opening = opening
-        self._server_name = server_name
-        self._identity: Identity | None = None
-        self._refused: CertificateRefused | None = None
+
+    def verify(self, tls: ssl.SSLObject) -> None:
+        """Judge the peer of a finished handshake."""
+        raise NotImplementedError
 
     def give_way(self) -> None:
         """End a handshake that has waited longest for its caller, for the sake of those who are new."""
         self._stream.reset(ResetCode.OVERLOADED)
-
-    def verify(self, tls: ssl.SSLObject) -> None:
-        """
-        Judge the caller's certificate.
-
-        OpenSSL has refused, by an alert, whoever has no chain to the root. What it cannot judge (role, label,
-        issuing CA) is refused in words: a TLS 1.3 handshake is complete on the caller's side by now, and an
-        alert would reach it as a connection that closed.
-        """
-        try:
-            self._identity = verify_identity(
-                verified_chain(tls), role=Role.CALLER, label=self._door.label, now=datetime.now(UTC)
-            )
-        except CertificateRefused as error:
-            self._refused = error
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._door.handshake_ended(self)
-        protocol = self._protocol()
-        tls = cast(asyncio.Transport, transport)
-        tls.set_protocol(protocol)
-        protocol.connection_made(tls)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hear that the handshake failed: once it has succeeded, another protocol stands here."""
@@ -289,6 +306,59 @@ class _Caller(asyncio.Protocol):
             reason=str(exc) if exc is not None else "the caller left during the handshake",
         )
 
+
+class _RootVisitor(_Visitor):
+    """Somebody who knows the tunnel's ID and wants to see its root; not a byte of his is read."""
+
+    def verify(self, tls: ssl.SSLObject) -> None:
+        """Accept everybody: the root is no secret, and nothing else is given."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._door.handshake_ended(self)
+        log.info("root shown", call=self._opening.reference, address=self._opening.address)
+        cast(asyncio.Transport, transport).set_protocol(asyncio.Protocol())
+        transport.close()
+
+
+class _Caller(_Visitor):
+    """Somebody who is about to make calls."""
+
+    def __init__(self, door: Door, stream: Stream, opening: Opening, server_name: str) -> None:
+        super().__init__(door, stream, opening)
+        self._server_name = server_name
+        self._identity: Identity | None = None
+        self._refused: CertificateRefused | None = None
+
+    def verify(self, tls: ssl.SSLObject) -> None:
+        """
+        Judge the caller's certificate.
+
+        OpenSSL has refused, by an alert, whoever has no chain to the root. What it cannot judge (role, label,
+        issuing CA) is refused in words: a TLS 1.3 handshake is complete on the caller's side by now, and an
+        alert would reach it as a connection that closed.
+        """
+        try:
+            self._identity = self._judge(tls)
+        except CertificateRefused as error:
+            self._refused = error
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._door.handshake_ended(self)
+        protocol = self._protocol()
+        tls = cast(asyncio.Transport, transport)
+        tls.set_protocol(protocol)
+        protocol.connection_made(tls)
+
+    def _judge(self, tls: ssl.SSLObject) -> Identity | None:
+        """Say whom the certificate names; None where there is none and none is needed."""
+        chain = verified_chain(tls)
+        if chain or self._door.contexts.root is None:
+            return verify_identity(chain, role=Role.CALLER, label=self._door.label, now=datetime.now(UTC))
+        if tls.getpeercert(binary_form=True) is not None:
+            # OpenSSL ends such a handshake itself. Were it ever not to, this is no caller without one.
+            raise CertificateRefused(Rule.CHAIN, "the caller's certificate", "was presented and not verified")
+        return None
+
     def _protocol(self) -> asyncio.Protocol:
         if self._refused is not None:
             self._door.counts.refused += 1
@@ -299,7 +369,5 @@ class _Caller(asyncio.Protocol):
                 reason=str(self._refused),
             )
             return self._door.calls.refusals_for(self._refused, self._opening)
-        if self._identity is None:
-            raise AssertionError("verify either names the caller or refuses it, and it has run")
         self._door.counts.admitted += 1
         return self._door.calls.calls_for(self._identity, self._opening, self._server_name)

@@ -4,7 +4,11 @@ What can go wrong in a gateway.
 GatewayError
 ├── TunnelMismatch       the config names one tunnel and the identity folder holds another
 ├── ServerUnusable       an entry of ``servers:`` cannot be served
-├── RequestRefused       a caller's request that the gateway answers itself (401, 403, 421)
+├── KeysOff              a command about API keys, and the config has them off
+├── KeyNameRefused       a key that cannot be made or revoked under that name
+├── ServerUnknown        a key for a server that the config does not have
+├── KeysUnusable         the keys file cannot be used, so no key is accepted
+├── RequestRefused       a caller's request that the gateway answers itself (401, 403, 421, 503)
 ├── UpstreamFailed       one dial of an internal server, judged (each subclass carries its HTTP status)
 │   ├── UpstreamUnreachable   503: no address, refused, no route
 │   ├── UpstreamTimedOut      504: no connection within the configured time
@@ -56,6 +60,62 @@ class ServerUnusable(GatewayError):
 
     def __str__(self) -> str:
         return f"server {self.server!r} cannot be served: {self.detail}"
+
+
+class KeysOff(GatewayError):
+    """The operator's: nothing accepts keys as long as the config says so."""
+
+    def __init__(self, config: Path) -> None:
+        super().__init__(config)
+        self.config = config
+        self.hint = f"write `keys: on` into {config}, and restart the gateway"
+
+    def __str__(self) -> str:
+        return f"API keys are off in {self.config}"
+
+
+class KeyNameRefused(GatewayError):
+    """The operator's: no key can be made, or none is there, under ``name``."""
+
+    def __init__(self, name: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"key name {self.name[:80]!a} {self.reason}"
+
+
+class ServerUnknown(GatewayError):
+    """The operator's: no server of the config is called ``server``."""
+
+    def __init__(self, server: str, nearest: str, known: list[str]) -> None:
+        super().__init__(server, nearest, known)
+        self.server = server
+        self.nearest = nearest
+        self.known = known
+        self.hint = f"did you mean {nearest!r}?" if nearest else f"there are: {', '.join(known)}"
+
+    def __str__(self) -> str:
+        return f"no server is called {self.server!r}"
+
+
+class KeysUnusable(GatewayError):
+    """
+    The operator's: the keys file is missing, broken, or open to others.
+
+    Trying again cannot help until somebody mends it; until then no key is good.
+    """
+
+    def __init__(self, path: Path, reason: str, *, hint: str = "") -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"no API key is accepted: {self.path} {self.reason}"
 
 
 class RequestRefused(GatewayError):

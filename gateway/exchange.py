@@ -1,9 +1,10 @@
 """
 One caller's connection at the gateway: what is done with each of its requests.
 
-``decide`` is asked for every request, whatever the handshake saw: where does it go (``routes``), may it
-(``policy``), and with which head. The head that is sent on is made anew, never the caller's bytes: Host is
-the upstream's own, hop-by-hop fields and ours are gone, everything else keeps its order, repeated or not.
+``decide`` is asked for every request, whatever the handshake saw: who makes it (``credentials``), where does
+it go (``routes``), may it (``policy``), and with which head. The head that is sent on is made anew, never the
+caller's bytes: Host is the upstream's own, hop-by-hop fields and ours are gone, everything else keeps its
+order, repeated or not.
 
 ``explain`` puts a failure into words for the caller: a JSON-RPC error that says what failed, where, why, and
 whether the call may have run. No internal address is in it. ``finished`` writes one ``call`` line a request,
@@ -18,6 +19,7 @@ from json import dumps
 
 import structlog
 
+from sallyport.gateway.credentials import UNIDENTIFIED, Credential, Keys, identify
 from sallyport.gateway.errors import RequestRefused, UpstreamFailed
 from sallyport.gateway.policy import Policy
 from sallyport.gateway.routes import CANARY, Routes
@@ -35,7 +37,7 @@ from sallyport.tunnel.net.http_forward import (
 
 log = structlog.get_logger("sallyport.gateway")
 
-# Nobody has listed an origin for the gateway's own answer, and no key is for it either.
+# Nobody has listed an origin for the gateway's own answer. Every key is good for it: no server is asked.
 _CANARY_POLICY = Policy()
 
 
@@ -44,13 +46,23 @@ class Caller:
     """Who is on the connection, and how it is called in the logs."""
 
     principal: str
-    """``cert:NAME``."""
+    """``cert:NAME`` or ``key:NAME``; ``unidentified`` before a key has said who it is."""
     trust: str
-    """How the caller proved it: ``certificate``."""
+    """How the caller proved it: ``certificate``, ``key`` or ``none``."""
     reference: str
     """The connection's id in all three logs."""
     server_name: str
     """The SNI of the inner TLS."""
+
+    @classmethod
+    def unidentified(cls, reference: str, server_name: str) -> "Caller":
+        """Make a caller who presented no certificate: each of his requests must say who he is."""
+        return cls("unidentified", "none", reference, server_name)
+
+    @property
+    def certified(self) -> str:
+        """The principal that the handshake proved; empty where it proved none."""
+        return self.principal if self.trust == "certificate" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +75,31 @@ class Premises:
     servers: Mapping[str, Server]
     now: Callable[[], datetime]
     """The time, with a zone."""
+    keys: Keys | None = None
+    """Where API keys are looked up; None when they are off."""
+
+
+def _welcome(_principal: str) -> None:
+    """Let every principal in."""
 
 
 class Conversation:
     """
-    The requests of one authenticated connection, one at a time.
+    The requests of one connection, one at a time.
 
     Args:
         premises: The gateway.
-        caller: Who calls.
+        caller: Who is on the connection, as far as the handshake has shown.
+        welcome: Called with the principal of each request that has proven one; may raise ``RequestRefused``.
     """
 
-    def __init__(self, premises: Premises, caller: Caller) -> None:
+    def __init__(
+        self, premises: Premises, caller: Caller, *, welcome: Callable[[str], None] = _welcome
+    ) -> None:
         self._premises = premises
-        self._caller = caller
+        self._connection = caller
+        self._welcome = welcome
+        self._caller = caller  # of the request at hand: keys come and go between two of them
         self._number = 0  # of the request at hand, as its CallRecord will have it
         # What the log will say of the request at hand; an HttpServer has one at a time.
         self._server = ""
@@ -85,6 +108,7 @@ class Conversation:
     def decide(self, head: RequestHead) -> Decision:
         """Decide about one request."""
         self._number += 1
+        self._caller = self._connection
         try:
             return self._decide(head)
         except RequestRefused as refusal:
@@ -102,14 +126,17 @@ class Conversation:
         self._server = self._rule = ""
 
     def _decide(self, head: RequestHead) -> Decision:
+        # Before the route: which servers there are is not for strangers.
+        credential, headers = self._identify(head)
         route = self._premises.routes.decide(head, self._caller.server_name)
         self._server = route.server
         if route.server == CANARY:
-            _CANARY_POLICY.admitted(head.headers)
+            _CANARY_POLICY.admitted(headers)
             return self._canary()
+        credential.require(route.server)
         server = self._premises.servers[route.server]
         server.counts.calls += 1
-        admitted = server.policy.admitted(head.headers)
+        admitted = server.policy.admitted(headers)
         authority = server.upstream.url.authority
         rebuilt = replace(
             head,
@@ -119,6 +146,18 @@ class Conversation:
             host=authority,
         )
         return Forward(rebuilt, server.pool, server.timeouts, self._explain)
+
+    def _identify(self, head: RequestHead) -> tuple[Credential, Headers]:
+        """Say who makes this request, for the log as well; return his headers without a key."""
+        credential, headers = identify(
+            head.headers,
+            certified=self._connection.certified,
+            keys=self._premises.keys,
+            target=head.target,
+        )
+        self._caller = replace(self._connection, principal=credential.principal, trust=credential.trust)
+        self._welcome(credential.principal)
+        return credential, headers
 
     def _canary(self) -> Answer:
         """Answer for the gateway itself: ``sallyport doctor`` has come all the way."""
@@ -166,13 +205,14 @@ def with_host(headers: Headers, authority: bytes) -> Headers:
 
 def refusal_answer(gateway: str, refusal: RequestRefused, *, call: str) -> Answer:
     """Tell a caller which rule refused the request, and that nothing was executed."""
-    # RFC 9110 §15.5.2 wants a challenge; without resource_metadata, for it is no matter of OAuth.
-    challenge = [(b"WWW-Authenticate", b'Bearer error="invalid_token"')] if refusal.status == 401 else []
+    # RFC 9110 §15.5.2 wants a challenge, RFC 6750 §3.1 no error where nothing was presented; and there is no
+    # resource_metadata, for it is no matter of OAuth.
+    challenge = b"Bearer" if refusal.rule == UNIDENTIFIED else b'Bearer error="invalid_token"'
     return json_rpc_error(
         refusal.status,
         f"gateway {gateway}: {refusal}",
         data={"where": "gateway", "call": call, "rule": refusal.rule, "executed": "no"},
-        headers=challenge,
+        headers=[(b"WWW-Authenticate", challenge)] if refusal.status == 401 else None,
     )
 
 

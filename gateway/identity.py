@@ -6,7 +6,7 @@ with its remedy; the process then ends with exit status 1 instead of dialling fo
 The files are read again whenever they are used, so that renewed ones are picked up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -49,15 +49,33 @@ class GatewayIdentity:
         Raises:
             FileRefused: A file cannot be read.
         """
-        presented = {"gateway": self.gateway.load_presented(), "link": self.link.load_presented()}
-        named = {"root": self.root, **{name: chain[0] for name, chain in presented.items()}}
-        # Both leaves present the same issuing CA, right behind the leaf; what lies above it, the cross
-        # certificate of a successor root, has the root's life.
-        for issuing in presented["gateway"][1:2]:
-            named["issuing"] = issuing
-        for name, certificate in named.items():
-            end = certificate.not_valid_after_utc
-            yield CertificateAge(name, end.astimezone(UTC).isoformat(), days_left(end, now))
+        yield from ages_of(self.root, self.gateway.load_presented(), self.link.load_presented(), now=now)
+
+
+def ages_of(
+    root: x509.Certificate,
+    gateway: Sequence[x509.Certificate],
+    link: Sequence[x509.Certificate],
+    *,
+    now: datetime,
+) -> Iterator[CertificateAge]:
+    """
+    Tell how long certificates are still good.
+
+    Args:
+        root: The tunnel's root.
+        gateway: What callers are shown, the leaf first.
+        link: What the relay is shown, the leaf first.
+        now: The time to count from.
+    """
+    named = {"gateway": gateway[0], "link": link[0], "root": root}
+    # Both leaves present the same issuing CA, right behind the leaf; what lies above it, the cross
+    # certificate of a successor root, has the root's life.
+    if len(gateway) > 1:
+        named["issuing"] = gateway[1]
+    for name, certificate in named.items():
+        end = certificate.not_valid_after_utc
+        yield CertificateAge(name, end.astimezone(UTC).isoformat(), days_left(end, now))
 
 
 def load_identity(config: GatewayConfig, *, now: datetime) -> GatewayIdentity:
@@ -99,6 +117,7 @@ def uplink_settings(config: GatewayConfig, identity: GatewayIdentity) -> UplinkS
         leaf=identity.link,
         root=identity.root,
         software=f"sallyport {__version__}",
+        max_streams=config.limits.streams_per_link,
     )
 
 

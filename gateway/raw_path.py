@@ -12,9 +12,11 @@ comparison by whole segments is exact.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from sallyport.gateway.errors import RequestRefused
+from sallyport.tunnel.limits import limit
 
 # Most paths are plain, and one linear match proves it: no segment is empty or begins with a dot, and no
 # byte has a second spelling. The rest is looked at segment by segment.
@@ -23,9 +25,11 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NAME_END = re.compile(rb"[;?#]")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
-# A server may decode once too often, and a proxy before it once more. Nobody needs more layers than
-# these; without a bound, a head full of %25 would cost the square of its length.
-_MAX_ENCODED_LAYERS = 3
+_MAX_ENCODED_LAYERS: Final = limit(
+    3, "levels",
+    "of percent-encoding in a path: a server may decode once too often, and a proxy before it once more; "
+    "without a bound, a head full of %25 would cost the square of its length",
+)  # fmt: skip
 
 _WELL_KNOWN = b"/.well-known/"
 

@@ -8,6 +8,7 @@ its policy and timeouts. A server that does not run is no obstacle: it is dialle
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from sallyport.certs.contexts import upstream_context
 from sallyport.certs.names import server_names
@@ -15,12 +16,15 @@ from sallyport.config.gateway import ServerConfig
 from sallyport.gateway.policy import Policy
 from sallyport.gateway.upstream import Upstream
 from sallyport.gateway.upstream_url import UpstreamUrl
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.http_client import ClientPool, Spawn
 from sallyport.tunnel.net.http_forward import ForwardTimeouts
 
-# Seconds. uvicorn and Node close an idle connection after five, and a request written to one that is being
-# closed is lost with "may have run": so ours are given up first.
-_IDLE_UPSTREAM = 4.0
+_IDLE_UPSTREAM: Final = limit(
+    4.0, "seconds",
+    "an idle connection to a server is kept for. uvicorn and Node close one after five, and a request "
+    "written to a connection that is being closed is lost with “may have run”: so ours are given up first",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

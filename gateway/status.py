@@ -53,6 +53,8 @@ def parse_status(answer: object, address: str) -> GatewayStatus:
     facts.append(("streams", _text(answer.get("streams"))))
     for certificate in _mappings(answer.get("certificates")):
         facts.append((f"{_text(certificate.get('name'))} ends", _ends(certificate)))
+    for name, reason in _mapping(answer.get("certificates_not_taken")).items():
+        facts.append((f"new {name} files", f"not taken: {_text(reason)}"))
     return GatewayStatus(facts, [_server(each) for each in _mappings(answer.get("servers"))])
 
 

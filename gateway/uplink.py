@@ -10,6 +10,7 @@ is left. Deliberately absent: any decision by the text of an error, and any list
 """
 
 import asyncio
+import os
 import random
 import secrets
 import socket
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import anyio
 import structlog
@@ -28,13 +30,13 @@ from sallyport.certs.errors import CertificateError
 from sallyport.certs.files import LeafFiles
 from sallyport.certs.names import Role, TunnelId, link_host
 from sallyport.certs.verify import verify_leaf_file
-from sallyport.gateway.backoff import Backoff
+from sallyport.gateway.backoff import MAX_RETRY_AFTER_SECONDS, Backoff
 from sallyport.gateway.door import Door
 from sallyport.gateway.errors import GatewayError, RelayRefused, RelayUnreachable
 from sallyport.tunnel.errors import LinkLost, LinkRefused, TlsFailed, TlsTruncated, TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason
-from sallyport.tunnel.limits import MAX_STREAMS
+from sallyport.tunnel.limits import MAX_STREAMS, limit
 from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.sockets import tune_link
@@ -47,10 +49,13 @@ from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.gateway.uplink")
 
-# Seconds. A relay that takes back thousands of gateways at once answers late, and clients which gave up
-# after ten seconds made it answer nobody (8,000 of 8,000 failed; with a minute, none did).
-_CONNECT_TIMEOUT = 15.0
-_HANDSHAKE_TIMEOUT = 60.0
+_CONNECT_TIMEOUT: Final = limit(15.0, "seconds", "for the relay to accept the connection")
+_HANDSHAKE_TIMEOUT: Final = limit(
+    60.0, "seconds",
+    "for the TLS handshake and the WebSocket's: a relay that takes back thousands of gateways at once "
+    "answers late, and clients which gave up after ten seconds made it answer nobody (8,000 of 8,000 "
+    "failed; with a minute, none did)",
+)  # fmt: skip
 
 # Seconds that a link which was left may go on serving its open streams, event streams among them.
 _RETIREMENT = 600.0
@@ -70,6 +75,7 @@ class UplinkSettings:
         leaf: The link's certificate and key; read again for every dial, so a rotated one is picked up.
         root: The tunnel's root, against which the leaf is checked before dialling.
         software: What the relay's log calls this program.
+        max_streams: How many streams one link may carry at once.
     """
 
     host: str
@@ -80,6 +86,7 @@ class UplinkSettings:
     leaf: LeafFiles
     root: x509.Certificate
     software: str
+    max_streams: int = MAX_STREAMS
 
     @property
     def address(self) -> str:
@@ -225,7 +232,9 @@ class Uplink:
     # Inside
 
     def _hello(self) -> Hello:
-        return Hello(max_streams=MAX_STREAMS, boot_id=self._boot_id, software=self.settings.software)
+        return Hello(
+            max_streams=self.settings.max_streams, boot_id=self._boot_id, software=self.settings.software
+        )
 
     def _note_up(self, link: Link) -> None:
         self._links.add(link)
@@ -254,6 +263,12 @@ async def _retire(link: Link) -> None:
     with anyio.move_on_after(_RETIREMENT):
         await link.wait_idle()
     link.close(GoAwayReason.SHUTDOWN)
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's own words: an event loop may have put others, with the address, into strerror."""
+    known = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return (known or str(error)).lower()
 
 
 class _Attempt:
@@ -312,7 +327,7 @@ class _Attempt:
         except socket.gaierror as error:
             raise RelayUnreachable(settings.address, f"the name has no address ({error.strerror})") from error
         except OSError as error:
-            raise RelayUnreachable(settings.address, error.strerror or str(error)) from error
+            raise RelayUnreachable(settings.address, _reason(error)) from error
         tune_link(protocol.get_extra_info("socket"))
 
     def _verify_relay(self, tls: ssl.SSLObject) -> None:
@@ -330,8 +345,11 @@ class _Attempt:
     def stream_opened(self, link: Link, stream: Stream, opening: Opening) -> asyncio.Protocol:
         return self._uplink.knock(stream, opening)
 
-    def go_away_received(self, link: Link, reason: GoAwayReason) -> None:
-        log.info("relay says go away", relay=self._settings.address, reason=reason.name.lower())
+    def go_away_received(self, link: Link, reason: GoAwayReason, text: str) -> None:
+        # Most reasons are the relay's own; this one concerns what the gateway's operator has, and only words
+        # tell him what.
+        write = log.warning if reason is GoAwayReason.REVOKED else log.info
+        write("relay says go away", relay=self._settings.address, reason=reason.name.lower(), text=text)
         self.successor_due.set()
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:
@@ -366,7 +384,8 @@ def _refusal_of(settings: UplinkSettings, error: TunnelError) -> RelayRefused:
             address,
             f"the relay refuses this gateway: {error.text}",
             hint="the relay's log names the tunnel and the certificate",
-            retry_after=error.retry_after or 0.0,
+            # None: it cannot help until something changes, and nobody says when that will be.
+            retry_after=MAX_RETRY_AFTER_SECONDS if error.retry_after is None else error.retry_after,
         )
     if isinstance(error, TlsFailed) and error.alert == "unrecognized_name":
         return RelayRefused(

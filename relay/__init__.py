@@ -3,7 +3,9 @@ What callers reach: the relay. It sees names and sizes, never content.
 
 Map, in the order in which a connection meets the files:
 
-* ``arrivals``       the public socket: accept, peek at the ClientHello, never touch it
+* ``listener``       the public socket
+* ``arrivals``       accepts, and bounds those who have not said hello
+* ``greeting``       … one of them: a balancer's header, then a peek at the ClientHello, which stays untouched
 * ``admission``      the decision by server name: a link, a caller, or an alert (pure)
 * ``front``          acts on the decision: hands the untouched socket to one of
 * ``callers``        … a caller's stream, spliced to one of the tunnel's links,
@@ -16,7 +18,7 @@ Map, in the order in which a connection meets the files:
 * ``store``          the registered tunnels, in a database
 * ``registration``   which root certificates are taken (pure)
 * ``app``            start-up, supervision, drain
-* ``initialise``, ``cli``  the operator's commands
+* ``initialise``, ``cli``, ``tunnel_cli``  the operator's commands
 * ``errors``         what goes wrong, drawn as a tree
 
 The relay holds no key or certificate for any tunnel's names: it cannot end a caller's TLS, and says what it

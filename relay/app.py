@@ -27,29 +27,33 @@ from anyio.abc import TaskGroup
 from sallyport import __version__
 from sallyport.certs.errors import CertificateError
 from sallyport.config.relay import RelayConfig
-from sallyport.relay.arrivals import Arrivals, listen
+from sallyport.relay.arrivals import Arrivals
 from sallyport.relay.errors import DatabaseFailed
 from sallyport.relay.front import Front
 from sallyport.relay.link_contexts import LinkContexts
 from sallyport.relay.links import Links, RelaySide
+from sallyport.relay.listener import listen
 from sallyport.relay.registry import Registry
 from sallyport.relay.store import TunnelStore
-from sallyport.tunnel.limits import MEMORY_BUDGET
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.relay")
 
-# Seconds between two looks at the database's change number: a running relay sees a change within two.
-_STORE_INTERVAL: Final = 1.0
+_STORE_INTERVAL: Final = limit(
+    1.0, "seconds",
+    "between two looks at the database's change number: a running relay sees a change within two",
+)  # fmt: skip
 
-# Seconds that streams get to end by themselves when the relay stops. Calls are short; a streaming answer that
-# takes longer is told by its reset, and its caller knows from the connector that it may have run.
-DRAIN_TIMEOUT: Final = 10.0
+DRAIN_TIMEOUT: Final = limit(
+    10.0, "seconds",
+    "that streams get to end by themselves when the relay stops. Calls are short; a streaming answer that "
+    "takes longer is told by its reset, and its caller knows from the connector that it may have run",
+)  # fmt: skip
 
-# Seconds for the links' closing handshakes after that.
-_CLOSE_TIMEOUT: Final = 2.0
+_CLOSE_TIMEOUT: Final = limit(2.0, "seconds", "for the links' closing handshakes after that")
 
 
 def _utc_now() -> datetime:
@@ -148,9 +152,11 @@ class Relay:
         self._tasks = tasks
         self._clock = clock
         side = RelaySide(boot_id=secrets.token_hex(8), software=f"sallyport {__version__}", clock=clock)
-        self.links = Links(Registry(), side, budget=MemoryBudget(MEMORY_BUDGET), tasks=tasks, loop=loop)
+        self.links = Links(
+            Registry(), side, budget=MemoryBudget(config.limits.memory), tasks=tasks, loop=loop
+        )
         self.front = Front(self.links, contexts, domain=config.domain, tasks=tasks, loop=loop)
-        self._arrivals = Arrivals(listener, self.front, loop=loop)
+        self._arrivals = Arrivals(listener, self.front, loop=loop, balancers=config.proxy_protocol_from)
         self._change_number = -1
         self._database_error: DatabaseFailed | None = None
         self._is_leaving = False
@@ -232,6 +238,7 @@ class Relay:
             if self._change_number >= 0:
                 log.info("tunnel changed", tunnel=tunnel.id, name=tunnel.name, state=tunnel.state.value)
         self._change_number = number
+        self.links.cut_unserved()
 
     # Health
 

@@ -6,6 +6,8 @@ What can go wrong at the relay.
     ├── DatabaseFailed       the database cannot be opened, read or written, or is of another version
     ├── TunnelRefused        a root certificate that is not taken as a tunnel's
     ├── TunnelUnknown        no tunnel with that ID is registered
+    ├── TunnelArchived       it was, and is archived: the ID is not used again
+    ├── NotConfirmed         a command that cannot be undone was not confirmed
     └── FileInTheWay         ``relay init`` would overwrite something
 
 All of them are the operator's to mend and are raised before or beside the traffic: what a caller or a gateway
@@ -115,6 +117,41 @@ class TunnelUnknown(RelayError):
 
     def __str__(self) -> str:
         return f"no tunnel {self.tunnel} is registered"
+
+
+class TunnelArchived(RelayError):
+    """
+    The tunnel is archived, which is for good.
+
+    Attributes:
+        tunnel: its ID.
+    """
+
+    hint = "make a new tunnel: sallyport certs init"
+
+    def __init__(self, tunnel: str) -> None:
+        super().__init__(tunnel)
+        self.tunnel: Final = tunnel
+
+    def __str__(self) -> str:
+        return f"{self.tunnel} is archived for good, and its ID is never used again"
+
+
+class NotConfirmed(RelayError):
+    """
+    A command that cannot be undone was not confirmed; nothing was done.
+
+    Attributes:
+        action: what it would have done.
+    """
+
+    def __init__(self, action: str, hint: str = "") -> None:
+        super().__init__(action)
+        self.action: Final = action
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"not confirmed, and nothing was done: {self.action}"
 
 
 class FileInTheWay(RelayError):

@@ -11,10 +11,18 @@ import asyncio
 from typing import Final, cast
 
 from sallyport.tunnel.alerts import Alert, alert_record
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.sockets import finish_writing
 
-_SECONDS: Final = 1.0
-_BYTES: Final = 64 * 1024
+_FAREWELL_SECONDS: Final = limit(
+    1.0, "seconds",
+    "for whoever was turned away to take the alert and leave: a connection closed with bytes unread is "
+    "reset, and the reset can overtake the alert",
+)  # fmt: skip
+_FAREWELL_BYTES: Final = limit(
+    64 * 1024, "bytes",
+    "that whoever was turned away may still send meanwhile; a caller with more to say is no caller",
+)  # fmt: skip
 
 
 class Farewell(asyncio.Protocol):
@@ -37,11 +45,11 @@ class Farewell(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(alert_record(self._alert))
         finish_writing(self._transport)
-        self._timer = self._loop.call_later(_SECONDS, self._transport.close)
+        self._timer = self._loop.call_later(_FAREWELL_SECONDS, self._transport.close)
 
     def data_received(self, data: bytes) -> None:
         self._discarded += len(data)
-        if self._discarded > _BYTES and self._transport is not None:
+        if self._discarded > _FAREWELL_BYTES and self._transport is not None:
             self._transport.close()
 
     def eof_received(self) -> bool:

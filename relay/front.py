@@ -9,24 +9,31 @@ nothing hangs, nothing is answered in plain text, and nobody is closed upon in s
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import assert_never
+from typing import Final, assert_never
 
 import structlog
 from anyio.abc import TaskGroup
 
 from sallyport.certs.errors import CertificateError
 from sallyport.relay.admission import Refuse, ToCaller, ToLink, decide
-from sallyport.relay.arrivals import Arrived
 from sallyport.relay.callers import CallerConnection
 from sallyport.relay.farewell import Farewell
+from sallyport.relay.greeting import Arrived
 from sallyport.relay.link_contexts import LinkContexts
 from sallyport.relay.links import GatewayLink, Links
 from sallyport.relay.registry import Tunnel
 from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
+from sallyport.tunnel.errors import ProxyRefused
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.sockets import tune_link, tune_stream
 from sallyport.tunnel.sni import ClientHello
 
 log = structlog.get_logger("sallyport.relay")
+
+_WARNING_INTERVAL: Final = limit(
+    60.0, "seconds",
+    "between two warnings about a balancer that says no PROXY header: every caller behind it would add one",
+)  # fmt: skip
 
 
 class Front:
@@ -55,6 +62,7 @@ class Front:
         self._domain = domain
         self._tasks = tasks
         self._loop = loop
+        self._next_header_warning = 0.0
         self._streams = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,6 +95,19 @@ class Front:
         """
         log.debug("hello refused", address=arrived.address, alert=alert.name.lower(), reason=why)
         self._turn_away(arrived, alert)
+
+    def header_refused(self, arrived: Arrived, refused: ProxyRefused) -> None:
+        """
+        Turn a connection away whose balancer has not said who calls.
+
+        It is the operator's mistake and concerns all callers of that balancer, so it is said aloud, but not
+        as often as they try.
+        """
+        now = self._loop.time()
+        if now >= self._next_header_warning:
+            self._next_header_warning = now + _WARNING_INTERVAL
+            log.warning("no PROXY header", address=arrived.address, reason=refused.detail, hint=refused.hint)
+        self._turn_away(arrived, SPEC_ALERTS[Situation.NOT_TLS])
 
     # What is open
 

@@ -10,7 +10,6 @@ certificate and key on disk, which may be renewed under a running relay. Files t
 written, say) change nothing: the contexts that are there go on, and the log says why.
 """
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +22,18 @@ from cryptography import x509
 
 from sallyport.certs.contexts import link_server_context
 from sallyport.certs.errors import CertificateError
-from sallyport.certs.files import LeafFiles
+from sallyport.certs.facts import read_facts
+from sallyport.certs.files import LeafFiles, Stamp, stamp
 from sallyport.relay.registry import Tunnel
+from sallyport.tunnel.limits import limit
 
 log = structlog.get_logger("sallyport.relay")
 
-# Contexts kept: about 50 KiB each. A tunnel whose context was dropped pays a millisecond for a new one.
-_KEPT: Final = 1024
-
-# What tells one version of the two files from the next: time of change, size and inode of each.
-_Stamp = tuple[tuple[int, int, int], ...]
+_CONTEXTS_KEPT: Final = limit(
+    1024, "contexts",
+    "TLS contexts kept, about 50 KiB each. A tunnel whose context was dropped pays a millisecond for a "
+    "new one",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class _Made:
 
     context: SSLContext
     root_pem: str
-    stamp: _Stamp
+    stamp: Stamp
 
 
 class LinkContexts:
@@ -58,7 +59,8 @@ class LinkContexts:
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = LeafFiles(certificate, key)
         self._made: OrderedDict[str, _Made] = OrderedDict()
-        self._reported: _Stamp | None = None
+        self._reported: Stamp | None = None
+        self._loaded: Stamp | None = None
 
     def certificate(self) -> x509.Certificate:
         """
@@ -78,42 +80,44 @@ class LinkContexts:
             CertificateError: the relay's files cannot be used, and no earlier context is there either.
         """
         kept = self._made.get(tunnel.label)
-        stamp = self._stamp()
+        version = stamp((self._files.certificate, self._files.key))
         if kept is not None and kept.root_pem == tunnel.root_pem:
             self._made.move_to_end(tunnel.label)
-            if kept.stamp == stamp:
+            if kept.stamp == version:
                 return kept.context
         else:
             kept = None
         try:
             # In a thread: it reads files and parses keys, and links come in storms.
-            context = await to_thread.run_sync(self._make, tunnel.root_pem)
+            context, certificate = await to_thread.run_sync(self._make, tunnel.root_pem)
         except CertificateError as error:
             if kept is None:
                 raise
-            self._report(stamp, error)
+            self._report(version, error)
             return kept.context
-        self._made[tunnel.label] = _Made(context, tunnel.root_pem, stamp)
-        if len(self._made) > _KEPT:
+        self._note_loaded(version, certificate)
+        self._made[tunnel.label] = _Made(context, tunnel.root_pem, version)
+        if len(self._made) > _CONTEXTS_KEPT:
             self._made.popitem(last=False)
         return context
 
-    def _make(self, root_pem: str) -> SSLContext:
+    def _make(self, root_pem: str) -> tuple[SSLContext, x509.Certificate]:
         root = x509.load_pem_x509_certificate(root_pem.encode())
-        return link_server_context(self._files.certificate, self._files.key, root)
+        context = link_server_context(self._files.certificate, self._files.key, root)
+        return context, self._files.load_presented()[0]
 
-    def _stamp(self) -> _Stamp:
-        return tuple(_version(path) for path in (self._files.certificate, self._files.key))
+    def _note_loaded(self, version: Stamp, certificate: x509.Certificate) -> None:
+        # Each tunnel has a context of its own, and the first of them that has the new files says so.
+        if version != self._loaded:
+            self._loaded = version
+            log.info(
+                "certificate loaded",
+                certificate="relay",
+                serial=read_facts(certificate).full_serial,
+                not_after=certificate.not_valid_after_utc.isoformat(),
+            )
 
-    def _report(self, stamp: _Stamp, error: CertificateError) -> None:
-        if stamp != self._reported:
-            self._reported = stamp
+    def _report(self, version: Stamp, error: CertificateError) -> None:
+        if version != self._reported:
+            self._reported = version
             log.error("new certificate files not taken", reason=str(error), hint=error.hint)
-
-
-def _version(path: Path) -> tuple[int, int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, 0, 0)  # Missing for the moment: reading it will say so.
-    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -11,7 +11,7 @@ Pure: the tunnel's row, the verified chain and the time in, an identity or a ref
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, assert_never
 
 from cryptography import x509
 
@@ -21,10 +21,18 @@ from sallyport.certs.verify import verify_identity
 from sallyport.relay.registry import MAX_LINKS, Tunnel, TunnelState
 from sallyport.tunnel.events import Refusal
 from sallyport.tunnel.frames import RefusalCode
+from sallyport.tunnel.limits import limit
 
-# Seconds after which a gateway that was refused may try again, where waiting can help.
-_RETRY_SOON: Final = 5.0
-_RETRY_LATER: Final = 60.0
+_RETRY_SOON: Final = limit(
+    5.0, "seconds",
+    "a gateway is asked to wait by a relay that is about to stop: another one has its place by then",
+)  # fmt: skip
+_RETRY_LATER: Final = limit(
+    60.0, "seconds",
+    "a gateway is asked to wait after a refusal that somebody has to mend first",
+)  # fmt: skip
+
+_UNKNOWN: Final = Refusal(RefusalCode.TUNNEL_UNKNOWN, "this relay knows no such tunnel", _RETRY_LATER)
 
 _CERTIFICATE_CODES: Final = {
     Rule.EXPIRED: RefusalCode.CERTIFICATE_EXPIRED,
@@ -54,13 +62,9 @@ def judge(
         Whose link it is, or why it may not be: what a gateway can do nothing about comes first.
     """
     if tunnel is None:
-        return Refusal(RefusalCode.TUNNEL_UNKNOWN, "this relay knows no such tunnel", _RETRY_LATER)
-    if tunnel.state is TunnelState.ARCHIVED:
-        return Refusal(RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is archived for good: make a new tunnel")
-    if tunnel.state is TunnelState.DISABLED:
-        return Refusal(
-            RefusalCode.TUNNEL_DISABLED, f"{tunnel.id} is disabled by the relay's operator", _RETRY_LATER
-        )
+        return _UNKNOWN
+    if (refusal := judge_tunnel(tunnel)) is not None:
+        return refusal
     try:
         identity = verify_identity(chain, role=Role.LINK, label=tunnel.label, now=now)
     except CertificateRefused as refused:
@@ -70,6 +74,28 @@ def judge(
     if is_full:
         return Refusal(RefusalCode.TOO_MANY_LINKS, f"{tunnel.id} has {MAX_LINKS} links already", _RETRY_LATER)
     return identity
+
+
+def judge_tunnel(tunnel: Tunnel | None) -> Refusal | None:
+    """
+    Decide whether a tunnel may have links at all: while it is served, None.
+
+    Args:
+        tunnel: the tunnel as the database has it now; None when it has gone.
+    """
+    if tunnel is None:
+        return _UNKNOWN
+    match tunnel.state:
+        case TunnelState.ACTIVE:
+            return None
+        case TunnelState.DISABLED:
+            text = f"{tunnel.id} is disabled by the relay's operator"
+            return Refusal(RefusalCode.TUNNEL_DISABLED, text, _RETRY_LATER)
+        case TunnelState.ARCHIVED:
+            text = f"{tunnel.id} is archived for good: make a new tunnel"
+            return Refusal(RefusalCode.TUNNEL_DISABLED, text)
+        case _:
+            assert_never(tunnel.state)
 
 
 def _refusal(refused: CertificateRefused) -> Refusal:

@@ -26,15 +26,16 @@ from cryptography import x509
 from structlog.typing import FilteringBoundLogger
 
 from sallyport.certs.errors import CertificateError
+from sallyport.certs.facts import read_facts
 from sallyport.certs.names import Identity
 from sallyport.certs.verify import verified_chain
-from sallyport.relay.link_judgement import judge
+from sallyport.relay.link_judgement import judge, judge_tunnel
 from sallyport.relay.pending import Pending
 from sallyport.relay.registry import LiveLink, Registry, Tunnel
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason
-from sallyport.tunnel.limits import MAX_STREAMS
+from sallyport.tunnel.limits import MAX_STREAMS, limit
 from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.stream import Stream
@@ -45,9 +46,17 @@ from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.relay")
 
-# Seconds for the TLS handshake of a link. Generous, because gateways come back in storms; where others wait
-# for the place, ``pending`` gives it less.
-HANDSHAKE_TIMEOUT: Final = 15.0
+HANDSHAKE_TIMEOUT: Final = limit(
+    15.0, "seconds",
+    "for the TLS handshake of a link: generous, because gateways come back in storms; where others wait for "
+    "the place, it is given less",
+)  # fmt: skip
+
+CUT_TIMEOUT: Final = limit(
+    2.0, "seconds",
+    "for a link to close in order when its tunnel was disabled or archived: with the look at the database "
+    "before it, streams are gone within five",
+)  # fmt: skip
 
 # Seconds that the streams of a link get to end by themselves after another link has taken its place (SPEC.md
 # §12).
@@ -153,6 +162,17 @@ class Links:
         for live in self.registry.links():
             live.link.link.leave(GoAwayReason.SHUTDOWN)
 
+    def cut_unserved(self) -> None:
+        """
+        Cut the links of tunnels that were disabled or archived, and with them the streams that they carry.
+
+        Call this when the registry has new tunnels. A link that is not judged yet is judged by them.
+        """
+        for live in self.registry.links():
+            refusal = judge_tunnel(self.registry.tunnel(live.label))
+            if refusal is not None:
+                live.link.cut(refusal)
+
     def close(self) -> "list[asyncio.Future[None]]":
         """
         Close every link.
@@ -190,6 +210,7 @@ class GatewayLink:
         self._is_proven = False
         self._is_refused = False
         self.label = label
+        self._cutting: asyncio.TimerHandle | None = None
         self.address = address
         self.arrived = links.loop.time()
         self.since: datetime | None = None
@@ -266,6 +287,20 @@ class GatewayLink:
         """
         return self.link.open_stream(protocol, opening)
 
+    def cut(self, refusal: Refusal) -> None:
+        """
+        End the link and every stream on it, and tell the gateway why.
+
+        Args:
+            refusal: what the gateway will be told when it comes back.
+        """
+        if self._cutting is not None:
+            return
+        self._log().warning("link cut", streams=self.link.stream_count, reason=refusal.text)
+        self.link.close(GoAwayReason.REVOKED, refusal.text)
+        # A gateway that reads nothing keeps the connection from closing in order, and its streams with it.
+        self._cutting = self._links.loop.call_later(CUT_TIMEOUT, self.link.abort)
+
     def status(self) -> dict[str, object]:
         """
         Describe the link for the health listener.
@@ -326,7 +361,13 @@ class GatewayLink:
         self.since = self._links.side.clock()
         self._live = LiveLink(self.label, identity.name, hello.boot_id, hello.link_index, self)
         joined = self._links.registry.add(self._live)
-        self._log().info("link up", index=hello.link_index, boot=hello.boot_id, software=hello.software)
+        self._log().info(
+            "link up",
+            index=hello.link_index,
+            boot=hello.boot_id,
+            software=hello.software,
+            serial=read_facts(self._chain[0]).full_serial,
+        )
         if joined.is_second_process:
             self._log().warning("another process has the same gateway name", boot=hello.boot_id)
         for replaced in joined.replaced:
@@ -352,16 +393,18 @@ class GatewayLink:
         """
         raise AssertionError("a gateway opens no streams")
 
-    def go_away_received(self, link: Link, reason: GoAwayReason) -> None:
+    def go_away_received(self, link: Link, reason: GoAwayReason, text: str) -> None:
         """
         Log it: a link that is leaving is no candidate any more.
         """
-        self._log().info("link leaving", reason=reason.name.lower())
+        self._log().info("link leaving", reason=reason.name.lower(), text=text)
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:
         """
         Take the link off the list. Its connection may be there for a while yet: see ``connection_over``.
         """
+        if self._cutting is not None:
+            self._cutting.cancel()
         if self._live is not None:
             self._links.registry.remove(self._live)
             self._log().info("link down", reason=_reason(error))

@@ -31,9 +31,13 @@ from hashlib import blake2b
 from itertools import count
 from typing import Final, Generic, Protocol, TypeVar
 
-# Links of one tunnel that may be up at once, those that are leaving included: a tenant with good certificates
-# can open links as fast as it likes, and each holds a TLS connection and a mux.
-MAX_LINKS: Final = 64
+from sallyport.tunnel.limits import limit
+
+MAX_LINKS: Final = limit(
+    64, "links",
+    "of one tunnel at once, those that are leaving included: a tenant with good certificates can open "
+    "links as fast as it likes, and each holds a TLS connection and a mux",
+)  # fmt: skip
 
 
 class TunnelState(StrEnum):

@@ -43,8 +43,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.schema import CreateTable
 
-from sallyport.relay.errors import DatabaseFailed, TunnelRefused, TunnelUnknown
+from sallyport.relay.errors import DatabaseFailed, TunnelArchived, TunnelUnknown
 from sallyport.relay.registry import Tunnel, TunnelState
+from sallyport.tunnel.limits import limit
 
 # Version 1: the first. A change that an older relay would misread takes the next number and a migration.
 SCHEMA_VERSION: Final = 1
@@ -54,7 +55,10 @@ _SETTING: Final = "of `database:`"
 _EXAMPLE: Final = "write sqlite:///relay.db, or postgresql://USER:PASSWORD@HOST/NAME"
 _ESCAPE: Final = f"{_EXAMPLE}, with @ as %40, : as %3A and / as %2F in user and password"
 
-_BUSY_MILLISECONDS: Final = 5_000  # how long a writer waits for another one before it gives up
+_BUSY_MILLISECONDS: Final = limit(
+    5_000, "milliseconds",
+    "that a writer waits for another one before it gives up",
+)  # fmt: skip
 
 _schema = MetaData()
 
@@ -167,7 +171,7 @@ class TunnelStore:
             now: the time, with a zone.
 
         Raises:
-            TunnelRefused: the tunnel is archived.
+            TunnelArchived: the tunnel is archived.
         """
         moment = now.astimezone(UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:
@@ -187,31 +191,33 @@ class TunnelStore:
                 _count_change(connection)
                 return Registered.ADDED
             if known.state is TunnelState.ARCHIVED:
-                raise TunnelRefused(
-                    known.id,
-                    "it is archived, and its ID is never used again",
-                    "make a new tunnel: sallyport certs init",
-                )
+                raise TunnelArchived(known.id)
             if known.root_pem == root_pem and name in (None, known.name):
                 return Registered.UNCHANGED
             kept = known.name if name is None else name
             _change(connection, label, name=kept, root_pem=root_pem, updated=moment)
             return Registered.UPDATED
 
-    def set_state(self, label: str, state: TunnelState, *, now: datetime) -> None:
+    def set_state(self, label: str, state: TunnelState, *, now: datetime) -> bool:
         """
         Disable, enable or archive a tunnel.
 
+        Returns:
+            Whether that changes anything.
+
         Raises:
             TunnelUnknown: there is none with that label.
-            TunnelRefused: it is archived, which is for good.
+            TunnelArchived: it is archived, which is for good.
         """
         with self._transaction() as connection:
             known = _read(connection, label)
-            if known.state is TunnelState.ARCHIVED and state is not TunnelState.ARCHIVED:
-                raise TunnelRefused(known.id, "it is archived, which is for good")
+            if known.state is state:
+                return False
+            if known.state is TunnelState.ARCHIVED:
+                raise TunnelArchived(known.id)
             moment = now.astimezone(UTC).isoformat(timespec="seconds")
             _change(connection, label, state=state.value, updated=moment)
+            return True
 
     def _open(self) -> None:
         with self._transaction() as connection:

@@ -70,7 +70,9 @@ class Screen:
     def show_what_to_paste(self, server: LocalServer) -> None:
         """Show how an agent is told of the endpoint, and how the demo ends."""
         self._console.print(Text("give it to an agent:", style="dim"))
-        self._console.print(Text(snippet(Kind.CLAUDE_CODE, server).rstrip()), soft_wrap=True)
+        found = snippet(Kind.CLAUDE_CODE, server)
+        self._console.print(Text(f"# {found.place}"), soft_wrap=True)
+        self._console.print(Text(found.text.rstrip()), soft_wrap=True)
         self._console.print(Text("Ctrl-C ends it and leaves nothing behind", style="dim"))
 
 

@@ -22,6 +22,7 @@ The link, from the wire upwards:
 What travels inside a stream, and what the relay may say to callers:
 
 * ``tls_engine``    inner TLS over memory buffers
+* ``proxy_v2``      what a balancer says before it: the caller's address
 * ``sni``           the ClientHello that the relay routes by;  ``alerts``  its only words for a caller
 * ``http1``…        HTTP/1.1 heads and bodies, read strictly and written anew
 """

@@ -9,9 +9,9 @@ from typing import Final
 
 from sallyport.tunnel.frames import violation
 from sallyport.tunnel.json_object import JsonObject, read_object, write_object
-from sallyport.tunnel.limits import CONTROL_MAX
+from sallyport.tunnel.limits import CONTROL_MAX, limit
 
-_NAME_MAX: Final = 64
+_NAME_MAX: Final = limit(64, "characters", "of a CONTROL message's name: it goes into a log")
 
 
 def encode_control(name: str, body: JsonObject) -> bytes:

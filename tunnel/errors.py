@@ -9,6 +9,7 @@ What can go wrong with what travels.
     ├── StreamReset         one stream was ended at once, by either end
     ├── LimitReached        a limit of this end forbids it; nothing was sent
     ├── HelloRefused        a caller's first bytes are not a ClientHello that can be routed
+    ├── ProxyRefused        a balancer's first bytes are not a PROXY protocol header
     ├── TlsFailed           a TLS handshake or record failed
     ├── TlsTruncated        TLS ended without close_notify: what came may be cut short
     ├── HttpRefused         an HTTP message breaks a rule that we keep
@@ -183,6 +184,28 @@ class HelloRefused(TunnelError):
 
     def __str__(self) -> str:
         return f"the ClientHello was refused: {self.detail}"
+
+
+class ProxyRefused(TunnelError):
+    """
+    A balancer's first bytes are not a PROXY protocol header of version 2.
+
+    Attributes:
+        detail: What was wrong.
+    """
+
+    fault = "peer"
+    hint = (
+        "haproxy says it with `send-proxy-v2` on the server line; "
+        "what is no balancer does not belong in `proxy_protocol_from`"
+    )
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail: Final = detail
+
+    def __str__(self) -> str:
+        return f"the PROXY header was refused: {self.detail}"
 
 
 class TlsFailed(TunnelError):

@@ -11,17 +11,23 @@ from typing import Final, TypeGuard
 
 from sallyport.tunnel.frames import RefusalCode, violation
 from sallyport.tunnel.json_object import JsonObject, JsonValue, read_object, write_object
-from sallyport.tunnel.limits import HELLO_MAX, STREAM_ID_MAX, TEXT_MAX
+from sallyport.tunnel.limits import HELLO_MAX, STREAM_ID_MAX, TEXT_MAX, limit
 
 # Version 1: the first. A change that an end of version 1 could misread takes the next number.
 PROTOCOL_VERSION: Final = 1
 
 # The largest integer that every JSON reader keeps exact (RFC 8259 §6).
 _INTEGER_MAX: Final = 2**53 - 1
-_NAME_MAX: Final = 64
-_SOFTWARE_MAX: Final = 128
-_CAPABILITIES_MAX: Final = 32
-_RETRY_AFTER_MAX: Final = 86_400.0
+_NAME_MAX: Final = limit(64, "characters", "of a capability, and of a boot id: they go into a log")
+_SOFTWARE_MAX: Final = limit(128, "characters", "of a peer's software and version: they go into a log")
+_CAPABILITIES_MAX: Final = limit(
+    32, "number",
+    "capabilities that a peer may name: each is kept as long as its link",
+)  # fmt: skip
+_RETRY_AFTER_MAX: Final = limit(
+    86_400.0, "seconds",
+    "the longest wait that a refusal may name: a day, what is longer is for an operator to say",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,14 @@ from typing import Final, NoReturn
 
 from sallyport.tunnel.alerts import SPEC_ALERTS, Situation
 from sallyport.tunnel.errors import HelloRefused
+from sallyport.tunnel.limits import limit
 
-# Bytes on the wire, record headers included. Real hellos take 200 to 1,800 (the largest carry a post-quantum
-# key share, or ECH); what is peeked stays in the kernel's buffer, so this bounds memory per connection.
-MAX_HELLO: Final = 16 * 1024
+MAX_HELLO: Final = limit(
+    16 * 1024, "bytes",
+    "of a ClientHello on the wire, record headers included. Real ones take 200 to 1,800 (the largest "
+    "carry a post-quantum key share, or ECH); what is peeked stays in the kernel's buffer, so this bounds "
+    "memory per connection",
+)  # fmt: skip
 
 _RECORD_HEADER: Final = 5
 _HANDSHAKE_RECORD: Final = 22  # ContentType.handshake

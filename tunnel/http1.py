@@ -14,7 +14,7 @@ After an exception a reader is not used again.
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused
 from sallyport.tunnel.http1_body import BodyDecoder, body_decoder
@@ -41,6 +41,7 @@ from sallyport.tunnel.http1_heads import (
     parse_request_head,
     parse_response_head,
 )
+from sallyport.tunnel.limits import limit
 
 __all__ = [
     "CHUNKED",
@@ -69,8 +70,11 @@ __all__ = [
 
 _DEFAULT_LIMITS = HeadLimits()
 
-# Interim answers (1xx) before the final one: early hints come once or twice, progress reports now and then.
-_MAX_INTERIM = 64
+_MAX_INTERIM: Final = limit(
+    64, "heads",
+    "interim answers (1xx) before the final one: early hints come once or twice, progress reports now and "
+    "then",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,24 @@ trailer from ever being seen.
 
 import re
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused
 from sallyport.tunnel.http1_grammar import FIELD_LINE, FIELD_LINE_BEGINNING
 from sallyport.tunnel.http1_heads import MAX_LENGTH, Body, BodyKind
+from sallyport.tunnel.limits import limit
 
-# Extensions say nothing to anybody here; without a bound each byte of payload could be made to cost 256
-# (Go's net/http had to learn it, CVE-2023-39326). For one chunk, and for the whole body.
-_MAX_EXTENSION = 256
-_MAX_EXTENSIONS = 16 * 1024
+_MAX_EXTENSION: Final = limit(
+    256, "bytes",
+    "of one chunk's extensions, which say nothing to anybody here; without a bound each byte of payload "
+    "could be made to cost 256 (CVE-2023-39326)",
+)  # fmt: skip
+_MAX_EXTENSIONS: Final = limit(16 * 1024, "bytes", "of all chunk extensions of a body")
 
-# All trailer fields of a body together, in bytes: a checksum and a signature fit.
-_MAX_TRAILERS = 8 * 1024
+_MAX_TRAILERS: Final = limit(
+    8 * 1024, "bytes",
+    "of all trailer fields of a body together: a checksum and a signature fit",
+)  # fmt: skip
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]{0,%d})?\r\n" % (_MAX_EXTENSION - 1))
 _SIZE_LINE_BEGINNING = re.compile(

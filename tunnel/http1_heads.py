@@ -18,11 +18,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1_faults import request_fault, response_fault
 from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
 from sallyport.tunnel.http1_split import plain_split, split_request, split_response
+from sallyport.tunnel.limits import limit
+
+HEAD_SIZE: Final = limit(
+    64 * 1024, "bytes",
+    "of a head, both empty lines included: what a caller that never ends its head can make us hold. Node "
+    "allows 16 KiB, nginx 32 KiB, h11 16 KiB; MCP mirrors arguments into headers, hence more",
+)  # fmt: skip
+HEAD_FIELDS: Final = limit(
+    100, "fields",
+    "of a head: many tiny fields cost more work than their bytes. aiohttp and Apache allow as many",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +43,19 @@ class HeadLimits:
     How large a head may be.
 
     Attributes:
-        size: Bytes of the whole head, both empty lines included. Answers a caller that never ends its head:
-            this is what each connection can make us hold. Node allows 16 KiB, nginx 32 KiB, h11 16 KiB;
-            MCP mirrors arguments into headers, hence more.
-        fields: Header fields. Answers quadratic work over many tiny fields. aiohttp and Apache allow 100.
+        size: Bytes of the whole head, both empty lines included.
+        fields: Header fields.
     """
 
-    size: int = 64 * 1024
-    fields: int = 100
+    size: int = HEAD_SIZE
+    fields: int = HEAD_FIELDS
 
 
-# Lengths above this are refused: they are exact in every implementation's numbers, JavaScript's included.
-MAX_LENGTH = 2**53
+MAX_LENGTH: Final = limit(
+    2**53, "bytes",
+    "the largest Content-Length that is understood: exact in every implementation's numbers, JavaScript's "
+    "included",
+)  # fmt: skip
 
 _DEFAULT_LIMITS = HeadLimits()
 

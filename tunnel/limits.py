@@ -5,14 +5,18 @@ Two kinds, kept apart. *Spec* limits are part of SPEC.md: both ends must agree o
 one has broken the protocol. *Implementation* limits are this implementation's own choices: another end may
 choose differently, and may be told by a code that it has met one.
 
-``LIMITS`` holds all of them with unit and reason, so that a table can be generated from it.
+``LIMITS`` holds all of them with unit and reason. A number that belongs to one file of the product stands
+there, marked with ``limit``; docs/limits.md is generated from both.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 Kind = Literal["spec", "implementation"]
-Unit = Literal["bytes", "seconds", "per second", "frames", "streams", "characters", "number", "levels"]
+Unit = Literal[
+    "bytes", "seconds", "milliseconds", "per second", "frames", "streams", "characters", "number", "levels",
+    "heads", "fields", "handshakes", "connections", "links", "contexts", "descriptors",
+]  # fmt: skip
 _Number = TypeVar("_Number", int, float)
 
 
@@ -37,6 +41,25 @@ class Limit:
 
 
 _limits: list[Limit] = []
+
+
+def limit(value: _Number, unit: Unit, reason: str) -> _Number:
+    """
+    Mark a number as a limit, beside the code that keeps to it.
+
+    It costs nothing and does nothing: the page of limits is made from the source, where this says what the
+    number counts and why it is what it is.
+
+    Args:
+        value: The limit.
+        unit: What it counts.
+        reason: The attack or the cost that it answers, or what it is enough for: a clause that goes on from
+            the unit.
+
+    Returns:
+        The value.
+    """
+    return value
 
 
 def _spec(name: str, value: _Number, unit: Unit, reason: str) -> _Number:

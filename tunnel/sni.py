@@ -22,10 +22,13 @@ from typing import Final
 
 from sallyport.tunnel.alerts import Situation
 from sallyport.tunnel.hello_records import MESSAGE_HEADER, first_message, refuse
+from sallyport.tunnel.limits import limit
 
-# RFC 1035, section 2.3.4, without the root's trailing dot.
-MAX_NAME: Final = 253
-MAX_LABEL: Final = 63
+MAX_NAME: Final = limit(
+    253, "characters",
+    "of a server name (RFC 1035 §2.3.4, without the root's trailing dot)",
+)  # fmt: skip
+MAX_LABEL: Final = limit(63, "characters", "of one label of a server name")
 
 
 @dataclass(frozen=True, slots=True)

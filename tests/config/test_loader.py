@@ -43,11 +43,12 @@ def test_full_samples_name_every_key() -> None:
     """A full sample leaves no key out, so it can be trusted as the list of them; pin excludes ca."""
     gateway = load_gateway(_SAMPLES / "gateway-full.yaml")
     wiki = gateway.servers["wiki"]
-    for section in (gateway, gateway.tunnel, gateway.log, wiki, wiki.timeouts):
+    for section in (gateway, gateway.tunnel, gateway.limits, gateway.log, wiki, wiki.timeouts):
         assert section.model_fields_set == set(type(section).model_fields)
     assert gateway.relay.model_fields_set == {"address", "ca"}
     relay = load_relay(_SAMPLES / "relay-full.yaml")
-    assert relay.model_fields_set == set(type(relay).model_fields)
+    for section in (relay, relay.limits):
+        assert section.model_fields_set == set(type(section).model_fields)
 
 
 def test_samples_come_in_pairs() -> None:
@@ -99,14 +100,14 @@ def test_file_is_looked_for_in_the_working_directory(tmp_path: Path, monkeypatch
             4,
             "zzz",
             "unknown key",
-            "known here: tunnel, relay, servers, keys, health, log",
+            "known here: tunnel, relay, servers, keys, limits, health, log",
         ),
         (
             _GATEWAY + "path: /x\n",
             4,
             "path",
             "unknown key",
-            "known here: tunnel, relay, servers, keys, health, log",
+            "known here: tunnel, relay, servers, keys, limits, health, log",
         ),
         (_RELAY + _SERVERS, 1, "tunnel", "is missing", ""),
         (_TUNNEL + "relay: {ca: system}\n" + _SERVERS, 2, "relay.address", "is missing", ""),
@@ -120,21 +121,10 @@ def test_file_is_looked_for_in_the_working_directory(tmp_path: Path, monkeypatch
             "wanted debug, info, warning or error",
             "",
         ),
-        (
-            _GATEWAY + "keys: on\n",
-            4,
-            "keys",
-            "API keys are not available in this version",
-            "write `keys: off`",
-        ),
-        (
-            _GATEWAY + "keys: true\n",
-            4,
-            "keys",
-            "API keys are not available in this version",
-            "write `keys: off`",
-        ),
-        (_GATEWAY + "keys: [a]\n", 4, "keys", "wanted off, found a list", ""),
+        (_GATEWAY + "keys: maybe\n", 4, "keys", "wanted off, on or a mapping, found text", ""),
+        (_GATEWAY + "keys: [a]\n", 4, "keys", "wanted off, on or a mapping, found a list", ""),
+        (_GATEWAY + "keys: {fiel: a}\n", 4, "keys.fiel", "unknown key", "did you mean 'file'?"),
+        (_GATEWAY + "keys: {file: 1}\n", 4, "keys.file", "wanted a path, found a number", ""),
         (_GATEWAY + _TUNNEL, 4, "tunnel", "given twice, first on line 1", "keep one of them"),
         ("- a\n", 1, "", "wanted a mapping, found a list", "write `key: value` lines"),
         ("a: &x 1\n", 1, "a", "anchors and aliases are refused", "write it out"),
@@ -174,12 +164,28 @@ def test_unknown_key_is_told_before_the_missing_one(tmp_path: Path) -> None:
 
 def test_off_and_yes_are_words(tmp_path: Path) -> None:
     """YAML 1.1 would make booleans of them."""
-    assert load_gateway(_write(tmp_path, _GATEWAY + "keys: off\n")).keys == "off"
-    assert load_gateway(_write(tmp_path, _GATEWAY + "keys: false\n")).keys == "off"
+    assert load_gateway(_write(tmp_path, _GATEWAY + "keys: off\n")).keys is None
+    assert load_gateway(_write(tmp_path, _GATEWAY + "keys: false\n")).keys is None
     refusal = _refusal(
         _write(tmp_path, _TUNNEL + _RELAY + "servers: {a: {url: 'http://h/', passthrough: yes}}\n")
     )
     assert refusal.message == "wanted true or false, found text"
+
+
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [("on", "keys.json"), ("true", "keys.json"), ("{}", "keys.json"), ("{file: ./a/k.json}", "a/k.json")],
+)
+def test_keys_lie_beside_the_config(written: str, file: str, tmp_path: Path) -> None:
+    """Turned on, they have a file, and it is the config's folder that it lies in."""
+    keys = load_gateway(_write(tmp_path, _GATEWAY + f"keys: {written}\n")).keys
+    assert keys is not None
+    assert keys.file == tmp_path / file
+
+
+def test_keys_are_off_unless_they_are_turned_on(tmp_path: Path) -> None:
+    """Nobody gets them by leaving a line out."""
+    assert load_gateway(_write(tmp_path, _GATEWAY)).keys is None
 
 
 def test_json_pastes_in(tmp_path: Path) -> None:
@@ -234,9 +240,29 @@ def test_billion_laughs_cost_nothing(tmp_path: Path) -> None:
     ("line", "key", "message"),
     [
         (
-            "proxy_protocol_from: [10.0.0.1]",
-            "proxy_protocol_from",
-            "the PROXY protocol is not available in this version",
+            "proxy_protocol_from: [10.0.0.1, balancer.example.com]",
+            "proxy_protocol_from.1",
+            "'balancer.example.com' is no IP address and no network",
+        ),
+        (
+            "proxy_protocol_from: [10.0.0.1/24]",
+            "proxy_protocol_from.0",
+            "10.0.0.1/24 is an address inside a network",
+        ),
+        (
+            "proxy_protocol_from: ['::/0']",
+            "proxy_protocol_from.0",
+            "::/0 is everybody: any caller could claim any address",
+        ),
+        (
+            "proxy_protocol_from: ['::ffff:10.0.0.0/120']",
+            "proxy_protocol_from.0",
+            "::ffff:10.0.0.0/120 is IPv4 written as IPv6",
+        ),
+        (
+            "proxy_protocol_from: [10]",
+            "proxy_protocol_from.0",
+            "wanted an address or a network, found a number",
         ),
         ("proxy_protocol_from: 10.0.0.1", "proxy_protocol_from", "wanted a list, found text"),
         (

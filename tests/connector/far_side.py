@@ -9,7 +9,7 @@ made of any other protocol, for what answers in a gateway's place.
 import asyncio
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, cast
@@ -90,6 +90,11 @@ class FarSide:
         """Make a gateway of a tunnel, which trusts the callers of ``trusting`` (its own when None)."""
         context = door_context(tunnel.directory.gateway(leaf), (trusting or tunnel).root)
         return cls(lambda far: _gateway(far, context))
+
+    @classmethod
+    def changing(cls, contexts: Iterator[ssl.SSLContext]) -> "FarSide":
+        """Make a gateway that takes each connection with the next context."""
+        return cls(lambda far: _gateway(far, next(contexts)))
 
     @classmethod
     def alerting(cls, alert: Alert) -> "FarSide":

@@ -37,11 +37,24 @@ def test_a_target_that_is_none_is_refused(text: str) -> None:
 
 
 def test_claude_code_gets_its_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    """Printing needs no bundle, says nothing else, and exits."""
+    """Printing needs no bundle: the file goes to where it may be piped, and what to do with it beside it."""
     assert main(["connect", f"{TUNNEL}/tickets", "--print", "claude-code"]) == 0
     printed = capsys.readouterr()
-    assert "claude mcp add --transport http tickets http://127.0.0.1:7420/mcp\n" in printed.out
-    assert printed.err == ""
+    assert json.loads(printed.out)["mcpServers"]["tickets"]["url"] == "http://127.0.0.1:7420/mcp"
+    assert printed.err.startswith("# .mcp.json")
+    assert "claude mcp add --transport http tickets http://127.0.0.1:7420/mcp\n" in printed.err
+
+
+@pytest.mark.parametrize("kind", ["anthropic-api", "openai-api"])
+def test_a_hosted_client_is_told_that_it_needs_a_public_name(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is nothing to paste: what calls from elsewhere cannot reach this machine."""
+    assert main(["connect", f"{TUNNEL}/tickets", "--print", kind]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"error: {kind} calls MCP servers from its provider's machines" in printed.err
+    assert "a public name" in printed.err
 
 
 def test_the_printed_url_follows_port_and_path(capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +145,7 @@ def test_people_are_told_where_it_is_and_what_to_paste(tunnel: TestIdentity, tmp
         connector.send_signal(signal.SIGINT)
         assert connector.wait() == 0
     assert re.search(rf"{target} is at http://127\.0\.0\.1:[0-9]+/mcp", said)
-    assert "--print claude-code|mcp-sdk" in said
+    assert "--print claude-code (--help lists other clients)" in said
 
 
 @pytest.mark.anyio

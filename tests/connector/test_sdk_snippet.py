@@ -76,7 +76,7 @@ async def test_the_printed_program_lists_the_tools(
         far = FarSide(partial(gateway_to, pool=pool, tunnel=tunnel, port=fixture.port))
         async with far, serving(tunnel, far.address, server="tickets") as local:
             program = tmp_path / "program.py"
-            program.write_text(snippet(Kind.MCP_SDK, LocalServer("tickets", local.port)))
+            program.write_text(snippet(Kind.MCP_SDK, LocalServer("tickets", local.port)).text)
             with anyio.fail_after(50):
                 ended = await anyio.run_process(
                     [sys.executable, str(program)], check=False, env={**os.environ, "NO_PROXY": "127.0.0.1"}

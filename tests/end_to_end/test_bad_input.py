@@ -1,223 +1,349 @@
 """
-Bad input gets a clear answer: the command says what is wrong, where, and what to do, and exits with 1.
+Bad input gets a clear answer: what each command, connector, relay and gateway says to it, word for word.
 
-Golden messages of whole commands, as the user who made the mistake reads them.
+The words stand in ``bad_input.golden``. A message that changes fails here, so that nobody changes what users
+read without reading it: see ``tests/harness/golden``.
 """
 
-import os
+import asyncio
+import json
+import re
+import shutil
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio
 import pytest
-import yaml
 
-from tests.harness.child_process import run_sallyport
-from tests.harness.product import DOMAIN, LOOPBACK, Product, Tunnel, free_port
+from sallyport.certs.issuer import create_identity, issue_caller
+from tests.harness.child_process import ChildProcess, run_sallyport
+from tests.harness.golden import Golden, normalised
+from tests.harness.product import DOMAIN, LOOPBACK, Connector, Product, Tunnel, free_port
+from tests.harness.raw_http import Endpoint
+from tests.harness.raw_link import knock_as_link
+from tests.harness.rough_upstream import RoughUpstream
+from tests.hostile.http_requests import hostile_requests
+
+pytestmark = pytest.mark.anyio
+
+GOLDEN = Golden(Path(__file__).with_name("bad_input.golden"))
+_SOON = 30
+_JSON = [("Content-Type", "application/json")]
+
+
+@dataclass
+class Scene:
+    """A running product, and what is wrong with it in places."""
+
+    product: Product
+    acme: Tunnel  # with its gateway
+    other: Tunnel  # registered, without a gateway
+    old: Tunnel  # made so long ago that its leaves have expired
+    connector: Connector
+    gateway: ChildProcess  # acme's
+
+    def say(self, *arguments: str | Path, folder: Path | None = None) -> str:
+        """Run a command and return what it said to people, with its exit code."""
+        wide = {"COLUMNS": "1000"}  # no line of a table is broken where a port has a digit more
+        done = run_sallyport(*arguments, folder=folder or self.acme.folder, environment=wide)
+        lines = (done.stdout + done.stderr).splitlines()
+        said = "\n".join(" ".join(line.split()) for line in lines if line.strip() and line[0] != "{")
+        return f"{said}\nexit {done.returncode}"
+
+    def gateway_says(self, change: Callable[[str], str], *command: str) -> str:
+        """Change the text of acme's configuration, and start a gateway with it, or another command."""
+        path = self.acme.write_gateway_config()
+        changed = path.with_name("changed.yaml")
+        changed.write_text(change(path.read_text()))
+        return self.say(*(command or ("gateway", "run")), "--config", changed.name)
+
+    async def asked(self, endpoint: Endpoint, path: str | None = None, body: bytes = b"{}") -> str:
+        """Make a call and return status and error."""
+        async with await endpoint.send("POST", _JSON, body, path=path) as reply:
+            error = (await reply.json())["error"]
+        return f"{reply.status} {json.dumps(error, indent=1)}"
+
+    async def told(self, data: bytes, host: str, *, caller: str = "agent") -> str:
+        """Send bytes inside the inner TLS and return the status and message of the answer."""
+        reader, writer = await asyncio.open_connection(
+            LOOPBACK,
+            self.product.relay_port,
+            ssl=self.acme.only_root_context(caller),
+            server_hostname=host,
+        )
+        writer.write(data)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        error = json.loads(await reader.readexactly(length))["error"]
+        writer.transport.abort()
+        return f"{answer.split(b' ')[1].decode()} {error['message']}"
+
+    async def alert(self, name: str) -> str:
+        """Return what a TLS client says when it asks the relay for a name."""
+        try:
+            await asyncio.open_connection(
+                LOOPBACK,
+                self.product.relay_port,
+                ssl=self.acme.only_root_context(),
+                server_hostname=name,
+            )
+        except ssl.SSLError as error:
+            return _alert_in(f"[SSL: {error.reason}]")
+        return "connected"
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """Run a relay of this module's own, whose files are spoiled and mended again."""
-    with Product(tmp_path_factory.mktemp("office") / "product") as product:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Run relay, gateway and connector, and prepare what is wrong."""
+    timeouts = {"connect": "2s", "first_byte": "2s", "idle": "5s"}
+    with RoughUpstream() as upstream, Product(tmp_path_factory.mktemp("bad") / "product") as product:
+        servers = {
+            "rough": {"url": upstream.url, "timeouts": timeouts},
+            "absent": {"url": f"http://127.0.0.1:{free_port()}/mcp", "timeouts": timeouts},
+        }
+        upstream.may_read.set()
         product.start_relay()
-        yield product
+        acme = product.make_tunnel("acme", {})
+        gateway = acme.start_gateway(settings={"servers": servers})
+        acme.servers = {"rough": upstream.url}
+        other = product.make_tunnel("other", {"tickets": upstream.url})
+        yield Scene(product, acme, other, _old_tunnel(product), acme.start_connector(None), gateway)
 
 
-@pytest.fixture(scope="module")
-def acme(office: Product) -> Tunnel:
-    """Register a tunnel; no gateway runs."""
-    return office.make_tunnel("acme", {"tickets": "http://127.0.0.1:9/mcp"})
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command printed on standard error, and its exit code."""
-
-    code: int
-    error: str
-    hint: str
-
-
-def _run(*arguments: str | Path, folder: Path) -> Said:
-    done = run_sallyport(*arguments, folder=folder)
-    lines = dict(line.partition(": ")[::2] for line in done.stderr.splitlines())
-    return Said(done.returncode, lines.get("error", done.stderr), lines.get("hint", ""))
-
-
-# -- bundles, at the connector ------------------------------------------------------------------------
-
-
-SPOILED: list[tuple[str, Callable[[bytes], bytes], int, str, str]] = [
-    (
-        "readable by others",
-        lambda whole: whole,
-        0o644,
-        "{file} holds a private key and has mode 0644: others than its owner could use it",
-        "run: chmod 600 {file}",
-    ),
-    (
-        "half-written",
-        lambda whole: whole[: len(whole) // 2],
-        0o600,
-        "{file} ends in the middle of a CERTIFICATE block",
-        "copy the file again, whole",
-    ),
-    ("empty", lambda whole: b"", 0o600, "{file} is empty", "copy the file again, whole"),
-]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "mode", "error", "hint"), [row[1:] for row in SPOILED], ids=[row[0] for row in SPOILED]
-)
-def test_a_spoiled_bundle_is_named_with_its_remedy(
-    acme: Tunnel, tmp_path: Path, spoil: Callable[[bytes], bytes], mode: int, error: str, hint: str
-) -> None:
-    """The connector says which file it is and what to do with it."""
-    file = tmp_path / "agent.bundle.pem"
-    file.write_bytes(spoil(acme.bundle().read_bytes()))
-    file.chmod(mode)
-    said = _run("connect", acme.id, "--bundle", file, "--port", "0", folder=tmp_path)
-    assert said == Said(1, error.format(file=file), hint.format(file=file))
-
-
-def test_a_bundle_of_another_tunnel_is_refused(office: Product, acme: Tunnel, tmp_path: Path) -> None:
-    """The connector does not dial with it, and names both tunnels."""
-    other = office.make_tunnel("bundles", {"tickets": "http://127.0.0.1:9/mcp"})
-    said = _run("connect", acme.id, "--bundle", other.bundle(), "--port", "0", folder=tmp_path)
-    assert said.code == 1
-    assert said.error == f"{other.bundle()} is a bundle of tunnel {other.id}, not of {acme.id}"
-
-
-def test_a_connector_port_in_use_is_an_error_and_never_another_port(acme: Tunnel, tmp_path: Path) -> None:
-    """An agent's configuration names the port, so moving to another one would only hide the mistake."""
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
-        said = _run("connect", acme.id, "--bundle", acme.bundle(), "--port", str(port), folder=tmp_path)
-    assert (said.code, said.error) == (1, f"cannot listen at {LOOPBACK}:{port}: address already in use")
-    assert "--port" in said.hint
-
-
-# -- the gateway's configuration and files --------------------------------------------------------------
-
-
-BAD_CONFIGS: list[tuple[str, str, str, str]] = [
-    ("unknown key", "sevrers: {}\n", ":14: sevrers: unknown key", "did you mean 'servers'?"),
-    ("duplicate key", "log: {level: info}\n", ":14: log: given twice, first on line 1", "keep one of them"),
-]
-
-
-@pytest.mark.parametrize(
-    ("more", "error", "hint"), [row[1:] for row in BAD_CONFIGS], ids=[row[0] for row in BAD_CONFIGS]
-)
-def test_a_wrong_key_in_the_config_is_named_with_file_and_line(
-    acme: Tunnel, more: str, error: str, hint: str
-) -> None:
-    """A key too many stops the gateway before it dials."""
-    good = acme.write_gateway_config("gw1").read_text()
-    (acme.folder / "bad.yaml").write_text(good + more)
-    said = _run("gateway", "run", "--config", "bad.yaml", folder=acme.folder)
-    assert said == Said(1, f"bad.yaml{error}", hint)
-
-
-def test_a_wrong_type_in_the_config_says_what_is_wanted(acme: Tunnel) -> None:
-    """The value is named by its path of keys."""
-    content = yaml.safe_load(acme.write_gateway_config("gw1").read_text())
-    content["servers"]["tickets"]["url"] = 5
-    (acme.folder / "bad.yaml").write_text(yaml.safe_dump(content))
-    said = _run("gateway", "run", "--config", "bad.yaml", folder=acme.folder)
-    assert said.code == 1
-    assert said.error.startswith("bad.yaml:")
-    assert said.error.endswith(
-        "servers.tickets.url: wanted a URL such as http://127.0.0.1:9000/mcp, found a number"
+def _old_tunnel(product: Product) -> Tunnel:
+    """Register a tunnel that was made 200 days ago and never looked after."""
+    folder = product.folder / "old"
+    folder.mkdir()
+    then = datetime.now(UTC) - timedelta(days=200)
+    directory = create_identity(
+        folder / "identity", domains=[DOMAIN], relay=product.relay_address, name="gw1", now=then
     )
+    issue_caller(directory, "agent", domain=None, now=then)
+    product.run("relay", "tunnel", "add", directory.root_path, "--name", "old", folder=product.relay_folder)
+    return Tunnel(product, "old", folder, {"tickets": "http://127.0.0.1:9/mcp"})
 
 
-@pytest.mark.parametrize("command", ["gateway", "relay"])
-def test_a_missing_config_is_named(tmp_path: Path, command: str) -> None:
-    """Both programs say which file is not there."""
-    said = _run(command, "run", "--config", "none.yaml", folder=tmp_path)
-    assert said == Said(1, "none.yaml: no such file", "name the right one with --config")
+def check(name: str, text: str) -> None:
+    """Compare what was said with the golden text."""
+    GOLDEN.check(name, normalised(text))
 
 
-def test_a_gateway_key_that_others_can_read_is_refused(acme: Tunnel) -> None:
-    """The message has the chmod to run."""
-    key = acme.identity.link("gw1").key
-    config = acme.write_gateway_config("gw1")
-    os.chmod(key, 0o644)
-    try:
-        said = _run("gateway", "run", "--config", config, folder=acme.folder)
-    finally:
-        os.chmod(key, 0o600)
-    assert said.code == 1
-    assert said.error == f"{key} holds a private key and has mode 0644: others than its owner could use it"
-    assert said.hint == f"run: chmod 600 {key}"
+# -- nobody there -------------------------------------------------------------------------------------
 
 
-def test_a_gateway_with_another_tunnels_identity_is_refused(office: Product, acme: Tunnel) -> None:
-    """The ID in the config is checked against the root."""
-    other = office.make_tunnel("identities", {})
-    tunnel = {"id": other.id, "identity": "./identity", "name": "gw1"}
-    config = acme.write_gateway_config("gw1", {"tunnel": tunnel})
-    said = _run("gateway", "run", "--config", config, folder=acme.folder)
-    assert said.code == 1
-    assert f"names tunnel {other.id}" in said.error
-    assert f"holds the root of {acme.id}" in said.error
+async def test_no_gateway(scene: Scene) -> None:
+    """The relay says it by an alert, the connector in words, at once."""
+    connector = scene.other.start_connector()
+    with anyio.fail_after(_SOON):
+        check("no gateway connected, connector", await scene.asked(connector.endpoint()))
+        check("no gateway connected, TLS client", await scene.alert(scene.other.host("tickets")))
 
 
-# -- the relay ----------------------------------------------------------------------------------------
+async def test_unknown_tunnel(scene: Scene, tmp_path: Path) -> None:
+    """A tunnel that this relay does not know."""
+    stranger = Tunnel(scene.product, "stranger", tmp_path, {})
+    scene.product.run(
+        *("certs", "init", "--domain", DOMAIN, "--relay", scene.product.relay_address), folder=tmp_path
+    )
+    connector = stranger.start_connector()
+    with anyio.fail_after(_SOON):
+        check("unknown tunnel, connector", await scene.asked(connector.endpoint()))
+        check("unknown tunnel, TLS client", await scene.alert(f"tickets.{'a' * 32}.{DOMAIN}"))
 
 
-def test_a_relay_port_in_use_is_an_error(office: Product) -> None:
-    """A second relay at the same address says who is in the way and how to find him."""
-    said = _run("relay", "run", "--config", "relay.yaml", folder=office.relay_folder)
-    assert (said.code, said.error) == (1, f"cannot listen on {office.relay_address}: the port is in use")
-    assert "ss -ltnp" in said.hint
-
-
-def test_a_relay_refuses_to_register_what_is_no_root(office: Product, acme: Tunnel) -> None:
-    """A leaf given in the root's place is named, with the file that was meant."""
-    leaf = acme.identity.gateway("gw1").certificate
-    said = _run("relay", "tunnel", "add", leaf, folder=office.relay_folder)
-    assert said.code == 1
-    assert said.error.startswith("gateway certificate gw1 is not registered")
-    assert "root.pem" in said.hint
-
-
-# -- the link -----------------------------------------------------------------------------------------
-
-
-def _reason_for_no_link(tunnel: Tunnel, relay: dict[str, str]) -> str:
-    """Start a gateway that cannot come up, and return what it logs while it goes on trying."""
-    config = tunnel.write_gateway_config("gw1", {"relay": relay})
-    arguments = ("gateway", "run", "--config", config)
-    with tunnel.product.start(f"lost-{tunnel.name}", *arguments, folder=tunnel.folder) as gateway:
-        # Twice: it has survived the first failure.
-        return str(gateway.wait_for("no link", count=2)["reason"])
-
-
-def test_an_unreachable_relay_is_named(acme: Tunnel) -> None:
-    """The gateway says where it could not connect, and goes on trying."""
+async def test_unreachable_relay(scene: Scene) -> None:
+    """Nobody listens where the relay should be."""
+    connector = scene.acme.start_connector(relay=f"{LOOPBACK}:{free_port()}")
+    with anyio.fail_after(_SOON):
+        check("unreachable relay, connector", await scene.asked(connector.endpoint()))
     address = f"{LOOPBACK}:{free_port()}"
-    reason = _reason_for_no_link(acme, {"address": address, "ca": str(acme.relay_ca)})
-    assert reason == f"no connection to the relay at {address}: Connection refused"
+    text = scene.gateway_says(lambda text: text.replace(scene.product.relay_address, address), "doctor")
+    check("unreachable relay, doctor", text)
 
 
-def test_a_relay_with_the_wrong_certificate_is_not_trusted(acme: Tunnel, tmp_path: Path) -> None:
-    """The gateway says that it is another relay, by its CA and by its pin."""
-    acme.product.run("relay", "init", "--domain", DOMAIN, "--host", LOOPBACK, folder=tmp_path)
-    address = acme.product.relay_address
-    by_ca = _reason_for_no_link(acme, {"address": address, "ca": str(tmp_path / "relay-ca.pem")})
-    by_pin = _reason_for_no_link(acme, {"address": address, "pin": f"sha256/{'A' * 43}="})
-    assert "what answers is not the relay that the config trusts" in by_ca
-    assert "not the pinned sha256/AAAA" in by_pin
+async def test_unknown_server_and_foreign_host(scene: Scene) -> None:
+    """Both are 421, never 404."""
+    with anyio.fail_after(_SOON):
+        check("unknown server", await scene.asked(scene.connector.endpoint(), "/nothing/mcp"))
+        host = scene.acme.host("rough")
+        request = b"GET /mcp HTTP/1.1\r\nHost: %b\r\n\r\n" % scene.acme.host("absent").encode()
+        check("Host outside the SNI", await scene.told(request, host))
 
 
-def test_a_tunnel_that_the_relay_does_not_know_is_named(office: Product, tmp_path: Path) -> None:
-    """An unregistered tunnel's gateway says so, and not that a connection was closed."""
-    addresses = ("--domain", DOMAIN, "--relay", office.relay_address, "--name", "gw1")
-    office.run("certs", "init", *addresses, folder=tmp_path)
-    stranger = Tunnel(office, "stranger", tmp_path, {"tickets": "http://127.0.0.1:9/mcp"})
-    relay = {"address": office.relay_address, "ca": str(stranger.relay_ca)}
-    assert f"the relay does not know tunnel {stranger.id}" in _reason_for_no_link(stranger, relay)
+# -- certificates and keys ----------------------------------------------------------------------------
+
+
+def test_expired_certificates(scene: Scene) -> None:
+    """Each end says so of its own files before it dials, and the relay of a link's."""
+    old = scene.old
+    bundle = old.identity.caller_bundle("agent")
+    connect = ("connect", f"{old.id}/tickets", "--bundle", bundle, "--port", "0")
+    check("expired caller certificate", scene.say(*connect, folder=old.folder))
+    config = old.write_gateway_config()
+    check("expired gateway certificate", scene.say("gateway", "run", "--config", config, folder=old.folder))
+    check("expired link certificate, relay", knock_as_link(old, _joined(old, "link")))
+
+
+async def test_certificates_of_others(scene: Scene) -> None:
+    """A good certificate in the wrong place, and one of another tunnel, on either layer."""
+    bundle = scene.other.bundle()
+    check(
+        "bundle of another tunnel", scene.say("connect", f"{scene.acme.id}/rough", "--bundle", bundle)
+    )
+    said = _alert_in(knock_as_link(scene.acme, _joined(scene.other, "link")))
+    check("link certificate of another tunnel, relay", said)
+    said = _alert_in(knock_as_link(scene.acme, _joined(scene.acme, "gateway")))
+    check("gateway certificate as a link, relay", said)
+    with anyio.fail_after(_SOON):
+        pem = _joined(scene.acme, "link")
+        shutil.copy(pem, scene.acme.identity.caller_bundle("thief"))
+        request = b"GET /mcp HTTP/1.1\r\nHost: %b\r\n\r\n" % scene.acme.host("rough").encode()
+        said = await scene.told(request, scene.acme.host("rough"), caller="thief")
+        check("link certificate as a caller", said)
+
+
+def test_relay_with_the_wrong_certificate(scene: Scene, tmp_path: Path) -> None:
+    """The gateway names whom it trusted and what it met."""
+    scene.product.run("relay", "init", "--domain", DOMAIN, "--host", LOOPBACK, folder=tmp_path)
+    foreign = tmp_path / "relay-ca.pem"
+    text = scene.gateway_says(lambda text: text.replace(str(scene.acme.relay_ca), str(foreign)), "doctor")
+    check("relay with the wrong certificate, doctor", text.replace(str(tmp_path), "FOLDER"))
+
+
+def test_key_readable_by_others(scene: Scene) -> None:
+    """Refused, with the command that mends it."""
+    key = scene.acme.identity.gateway("gw1").key
+    key.chmod(0o644)
+    try:
+        check("key readable by others", scene.gateway_says(lambda text: text))
+    finally:
+        key.chmod(0o600)
+
+
+def test_half_written_bundle(scene: Scene, tmp_path: Path) -> None:
+    """A copy that was cut off."""
+    path = tmp_path / "agent.bundle.pem"
+    data = scene.acme.bundle().read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    path.chmod(0o600)
+    said = scene.say("connect", f"{scene.acme.id}/rough", "--bundle", path)
+    check("half-written bundle", said.replace(str(tmp_path), "FOLDER"))
+
+
+def _alert_in(said: str) -> str:
+    """Return the alert in OpenSSL's words for it, without what differs between its versions."""
+    name = re.search(r"\[SSL: ([A-Z0-9_/]+)\]", said)
+    return f"TLS alert: {re.sub('^(SSLV3|TLSV1|TLSV13|SSL/TLS)_(ALERT_)?', '', name[1])}" if name else said
+
+
+def _joined(tunnel: Tunnel, role: str) -> Path:
+    """Return a leaf's chain and key in one file, as OpenSSL's clients take it."""
+    files = getattr(tunnel.identity, role)("gw1")
+    path = tunnel.folder / f"{role}-joined.pem"
+    path.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    return path
+
+
+# -- files and ports ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("unknown key", lambda text: text.replace("servers:", "serverz:")),
+        ("wrong type", lambda text: text + "health: 7421\n"),
+        ("value without its unit", lambda text: text + "limits: {request_body: 1000}\n"),
+        ("duplicate key", lambda text: text + "log: {level: info}\n"),
+        ("missing key", lambda text: text.replace("  address:", "  # address:")),
+        ("not YAML", lambda text: text + "a: [1\n"),
+    ],
+)
+def test_configuration(scene: Scene, name: str, change: Callable[[str], str]) -> None:
+    """File, line, key, what is wrong, and the remedy."""
+    check(f"configuration, {name}", scene.gateway_says(change))
+
+
+def test_missing_files(scene: Scene) -> None:
+    """The file that is not there is named, and what would make it."""
+    check("missing configuration", scene.say("gateway", "run", "--config", "nothing.yaml"))
+    check("no configuration at all", scene.say("relay", "run", folder=scene.product.folder))
+    changed = scene.gateway_says(lambda text: text.replace("./identity", "./nowhere"))
+    check("missing identity", changed)
+    check("missing bundle", scene.say("connect", f"{scene.acme.id}/rough", "--bundle", "nothing.pem"))
+
+
+def test_port_in_use(scene: Scene) -> None:
+    """An error, never another port."""
+    bundle = scene.acme.bundle()
+    taken = str(scene.connector.port)
+    connect = ("connect", f"{scene.acme.id}/rough", "--bundle", bundle, "--port", taken)
+    check("port in use, connector", scene.say(*connect))
+    check("port in use, relay", scene.say("relay", "run", folder=scene.product.relay_folder))
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        health = f"health: 127.0.0.1:{listener.getsockname()[1]}\n"
+        check("port in use, health", scene.gateway_says(lambda text: text + health))
+
+
+# -- HTTP ---------------------------------------------------------------------------------------------
+
+_HOSTILE = {
+    "CL and TE": "CL and TE",
+    "two Hosts": "two Hosts",
+    "obs-fold": "folded field",
+    "bare LF": "bare LF inside a value",
+    "100 KiB head": "100 KiB header",
+    "1,000 headers": "1,000 headers",
+    "body longer than declared": "chunk longer than its size",
+    "CONNECT": "CONNECT",
+    "absolute form for another host": "absolute form, other host",
+    "HTTP/2 preface": "HTTP/2 preface",
+}
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+async def test_hostile_http(scene: Scene, name: str) -> None:
+    """The status and the rule."""
+    host = scene.acme.host("rough")
+    case = next(case for case in hostile_requests(host.encode()) if case.name == _HOSTILE[name])
+    with anyio.fail_after(_SOON):
+        check(f"HTTP, {name}", await scene.told(case.data, host))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("refuses", "/absent/mcp"),
+        ("hangs", "/rough/mcp/hang"),
+        ("dies before its answer", "/rough/mcp/die-at-once"),
+        ("sends garbage", "/rough/mcp/garbage"),
+    ],
+)
+async def test_bad_server(scene: Scene, name: str, path: str) -> None:
+    """Whose fault it is, and whether the call may have run."""
+    with anyio.fail_after(_SOON):
+        check(f"server {name}", await scene.asked(scene.connector.endpoint(), path))
+
+
+async def test_server_dies_in_its_answer(scene: Scene) -> None:
+    """What came is passed on and cut off, so the words are in the gateway's log."""
+    with anyio.fail_after(_SOON):
+        endpoint = scene.connector.endpoint()
+        async with await endpoint.send("GET", path="/rough/mcp/die-in-body/100") as reply:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reply.body()
+    path = "/rough/mcp/die-in-body/100"
+    line = scene.gateway.wait_for("call", path=path)
+    check("server dies in its answer, gateway's log", f"{line['outcome']}: {line['failure']}")
+
+
+def test_every_golden_text_is_of_some_test() -> None:
+    """The file holds nothing that no test produces: a removed test takes its text along."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    made = ("configuration, ", "HTTP, ", "server ")
+    for name in GOLDEN.names:
+        words = [name, *(name.removeprefix(start) for start in made if name.startswith(start))]
+        assert any(f'"{each}"' in source for each in words), name

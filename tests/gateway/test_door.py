@@ -4,15 +4,23 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import anyio
 import pytest
 
-from sallyport.certs.contexts import caller_context, door_context
-from sallyport.certs.errors import CertificateRefused
+from sallyport.certs.contexts import (
+    caller_context,
+    door_context,
+    keyed_caller_context,
+    root_asking_context,
+    root_giving_context,
+)
+from sallyport.certs.errors import CertificateRefused, Rule
 from sallyport.certs.names import Identity, tunnel_host
+from sallyport.certs.verify import find_root, unverified_chain
 from sallyport.gateway import door as door_module
-from sallyport.gateway.door import Door
+from sallyport.gateway.door import Door, DoorContexts
 from sallyport.tunnel.errors import TlsFailed
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.net.link import Link
@@ -34,11 +42,11 @@ class Calls:
     """Remembers who was let in, as whom, and what for."""
 
     def __init__(self) -> None:
-        self.admitted: list[tuple[Identity, str, str]] = []
+        self.admitted: list[tuple[Identity | None, str, str]] = []
         self.refused: list[CertificateRefused] = []
         self.connections: asyncio.Queue[Recorder] = asyncio.Queue()
 
-    def calls_for(self, identity: Identity, opening: Opening, sni: str) -> asyncio.Protocol:
+    def calls_for(self, identity: Identity | None, opening: Opening, sni: str) -> asyncio.Protocol:
         self.admitted.append((identity, opening.reference, sni))
         return self._connection()
 
@@ -53,12 +61,19 @@ class Calls:
 
 
 @asynccontextmanager
-async def open_door(identity: TestIdentity) -> AsyncIterator[tuple[Door, Calls, Link]]:
+async def open_door(
+    identity: TestIdentity, *, with_keys: bool = False
+) -> AsyncIterator[tuple[Door, Calls, Link]]:
     """Join a relay's link to a gateway's door."""
     loop = asyncio.get_running_loop()
     calls = Calls()
+    leaf, root = identity.directory.gateway("gw"), identity.root
+    contexts = DoorContexts(
+        door_context(leaf, root, certificate_required=not with_keys),
+        root_giving_context(leaf, root) if with_keys else None,
+    )
     door = Door(
-        door_context(identity.directory.gateway("gw"), identity.root),
+        contexts,
         label=identity.label,
         domains=identity.directory.domains(),
         calls=calls,
@@ -98,6 +113,7 @@ async def test_a_caller_is_named_by_its_certificate(identity: TestIdentity) -> N
             caller.transport.write(b"request")
             await served.until(lambda p: p.received == b"request")
         ((who, reference, sni),) = calls.admitted
+        assert who is not None
         assert who.name == "alice"
         assert reference == "ab" * 8
         assert sni == name
@@ -216,3 +232,84 @@ async def test_too_many_waiting_are_refused_at_once(
         with anyio.fail_after(5):
             await caller.until(lambda p: bool(p.lost))
         assert door.counts.refused == 1
+
+
+# With API keys on
+
+
+async def test_without_a_certificate_a_caller_is_nobody_yet(identity: TestIdentity) -> None:
+    """He is let in, and it is said that nothing is known of him."""
+    async with open_door(identity, with_keys=True) as (door, calls, link):
+        caller, _ = knock(link, keyed_caller_context(identity.root), tunnel_host(identity.label, DOMAIN))
+        with anyio.fail_after(5):
+            await calls.connections.get()
+            await caller.until(lambda p: p.transport is not None)
+        assert [who for who, _, _ in calls.admitted] == [None]
+        assert door.counts.admitted == 1
+
+
+async def test_with_a_certificate_a_caller_has_its_name_where_keys_are_on(identity: TestIdentity) -> None:
+    """Optional does not mean ignored."""
+    async with open_door(identity, with_keys=True) as (_, calls, link):
+        knock(link, caller_context(identity.bundle), tunnel_host(identity.label, DOMAIN))
+        with anyio.fail_after(5):
+            await calls.connections.get()
+        ((who, _, _),) = calls.admitted
+        assert who is not None
+        assert who.name == "alice"
+
+
+async def test_without_keys_nobody_comes_in_without_a_certificate(identity: TestIdentity) -> None:
+    """The handshake ends with certificate_required, whatever the caller wanted to say then."""
+    async with open_door(identity) as (door, calls, link):
+        caller, _ = knock(link, keyed_caller_context(identity.root), tunnel_host(identity.label, DOMAIN))
+        with anyio.fail_after(5):
+            await caller.until(lambda p: bool(p.lost))
+        (error,) = caller.lost
+        assert isinstance(error, TlsFailed)
+        assert error.alert == "certificate_required"
+        assert calls.admitted == []
+        assert door.counts.refused == 1
+
+
+async def test_a_context_that_only_invites_admits_nobody_where_keys_are_off(identity: TestIdentity) -> None:
+    """The door's own rule counts, not the context's: an empty chain is refused in words."""
+    async with open_door(identity) as (door, calls, link):
+        leaf = identity.directory.gateway("gw")
+        door.contexts = DoorContexts(door_context(leaf, identity.root, certificate_required=False))
+        knock(link, keyed_caller_context(identity.root), tunnel_host(identity.label, DOMAIN))
+        with anyio.fail_after(5):
+            await calls.connections.get()
+        assert calls.admitted == []
+        assert [refused.rule for refused in calls.refused] == [Rule.MISSING]
+
+
+async def test_the_root_is_shown_and_the_connection_closes(identity: TestIdentity) -> None:
+    """Whoever asks for it finds the root by the ID, and what he sends reaches nobody."""
+    async with open_door(identity, with_keys=True) as (_, calls, link):
+        name = tunnel_host(identity.label, DOMAIN)
+        caller, tls = knock(link, root_asking_context(), name)
+        with anyio.fail_after(5):
+            await caller.until(lambda p: p.transport is not None)
+            presented = unverified_chain(tls.get_extra_info("ssl_object"))
+            tls.write(f"GET /tickets/mcp HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+            await caller.until(lambda p: p.eof or bool(p.lost))
+        assert find_root(presented, identity.bundle.tunnel, now=datetime.now(UTC)) == identity.root
+        assert caller.received == b""
+        assert (calls.admitted, calls.refused) == ([], [])
+
+
+@pytest.mark.parametrize("offered", [["sallyport-root/1"], ["sallyport-root/1", "h2"]])
+async def test_the_root_is_shown_only_where_keys_are_on_and_nothing_else_is_asked(
+    identity: TestIdentity, offered: list[str]
+) -> None:
+    """Anywhere else the name of that protocol is unknown."""
+    context = root_asking_context()
+    context.set_alpn_protocols(offered)
+    async with open_door(identity, with_keys=len(offered) > 1) as (_, _calls, link):
+        caller, _tls = knock(link, context, tunnel_host(identity.label, DOMAIN))
+        with anyio.fail_after(5):
+            await caller.until(lambda p: bool(p.lost))
+        (error,) = caller.lost
+        assert isinstance(error, TlsFailed)
+        assert error.alert == "no_application_protocol"

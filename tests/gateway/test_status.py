@@ -59,3 +59,12 @@ def test_a_whole_answer() -> None:
     assert ("gateway ends", "2027-02-01 (72 days)") in status.facts
     assert not any(name == "last error" for name, _ in status.facts)
     assert status.servers == [("tickets", "127.0.0.1:9000", "5", "1", "closed")]
+
+
+def test_files_that_were_not_taken_are_shown() -> None:
+    """Whoever has just renewed a certificate learns here that it is not in use, and why."""
+    answer = {"gateway": "gw1", "certificates_not_taken": {"gateway": "gw1.pem ends in the middle"}}
+
+    facts = dict(parse_status(answer, "127.0.0.1:7421").facts)
+
+    assert facts["new gateway files"] == "not taken: gw1.pem ends in the middle"

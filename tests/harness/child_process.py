@@ -12,14 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 LogLine = dict[str, object]
+T = TypeVar("T")
 
 
 class NotReached(AssertionError):
@@ -114,16 +115,37 @@ class ChildProcess:
         Raises:
             NotReached: the time is over, or the process ended without it.
         """
+        wanted = " ".join([event, *(f"{key}={value}" for key, value in fields.items())])
+
+        def find() -> LogLine | None:
+            found = [line for line in map(_parse, self._lines) if _matches(line, event, fields)]
+            return found[count - 1] if len(found) >= count else None
+
+        return self._wait_until(find, wanted, within)
+
+    def wait_for_text(self, text: str, *, within: float = 20) -> str:
+        """
+        Wait until a line of standard error holds a text, and return the line: for programs that are not ours.
+
+        Raises:
+            NotReached: the time is over, or the process ended without it.
+        """
+
+        def find() -> str | None:
+            return next((line for line in self._lines if text in line), None)
+
+        return self._wait_until(find, text, within)
+
+    def _wait_until(self, find: Callable[[], T | None], wanted: str, within: float) -> T:
         deadline = time.monotonic() + within
         with self._changed:
             while True:
-                found = [line for line in map(_parse, self._lines) if _matches(line, event, fields)]
-                if len(found) >= count:
-                    return found[count - 1]
+                found = find()
+                if found is not None:
+                    return found
                 left = deadline - time.monotonic()
                 if left <= 0 or self._log_ended:
                     why = "ended" if self._log_ended else f"not within {within} s"
-                    wanted = " ".join([event, *(f"{key}={value}" for key, value in fields.items())])
                     raise NotReached(f"{self.name}: {wanted!r} {why}\n{''.join(self._lines[-40:])}")
                 self._changed.wait(left)
 

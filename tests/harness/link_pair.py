@@ -75,6 +75,7 @@ class Owner:
         self.lost = asyncio.Event()
         self.error: TunnelError | None = None
         self.left: list[GoAwayReason] = []
+        self.words: list[str] = []  # with each of them
         self.told_to_go = asyncio.Event()
         self.opened: asyncio.Queue[tuple[Stream, asyncio.Protocol]] = asyncio.Queue()
         self._serve = serve
@@ -90,8 +91,9 @@ class Owner:
         self.opened.put_nowait((stream, protocol))
         return protocol
 
-    def go_away_received(self, link: Link, reason: GoAwayReason) -> None:
+    def go_away_received(self, link: Link, reason: GoAwayReason, text: str) -> None:
         self.left.append(reason)
+        self.words.append(text)
         self.told_to_go.set()
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:

@@ -27,8 +27,9 @@ class Endpoint:
     """
     Where a server is and how it is named.
 
-    ``host`` and ``port`` are dialled; ``authority`` goes into Host; ``tls`` and ``server_name`` wrap the
-    connection where they are given; ``path`` is the MCP endpoint's own.
+    ``host`` and ``port`` are dialled, from the address ``source`` where it is given; ``authority`` goes into
+    Host; ``tls`` and ``server_name`` wrap the connection where they are given; ``path`` is the MCP endpoint's
+    own.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Endpoint:
     authority: str
     tls: ssl.SSLContext | None = None
     server_name: str | None = None
+    source: str | None = None
 
     async def start(
         self,
@@ -58,7 +60,12 @@ class Endpoint:
             chunked: how the body goes.
         """
         reader, writer = await asyncio.open_connection(
-            self.host, self.port, ssl=self.tls, server_hostname=self.server_name, limit=_READ_LIMIT
+            self.host,
+            self.port,
+            ssl=self.tls,
+            server_hostname=self.server_name,
+            limit=_READ_LIMIT,
+            local_addr=(self.source, 0) if self.source else None,
         )
         head = [f"{method} {path or self.path} HTTP/1.1", f"Host: {self.authority}"]
         head += [f"{name}: {value}" for name, value in headers]

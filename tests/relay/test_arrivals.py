@@ -3,16 +3,20 @@
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from sallyport.relay.arrivals import Arrivals, Arrived, listen
+from sallyport.relay.arrivals import Arrivals
 from sallyport.relay.errors import ListenFailed
+from sallyport.relay.greeting import Arrived
+from sallyport.relay.listener import listen
 from sallyport.tunnel.alerts import Alert
+from sallyport.tunnel.errors import ProxyRefused
 from sallyport.tunnel.sni import ClientHello
 from tests.hostile.hellos import client_hello, records
 from tests.relay.relay_world import reset, until
@@ -28,6 +32,7 @@ class Desk:
     def __init__(self) -> None:
         self.said: list[tuple[Arrived, ClientHello]] = []
         self.refused: list[tuple[Arrived, Alert, str]] = []
+        self.without_header: list[tuple[Arrived, ProxyRefused]] = []
         self._changed = asyncio.Event()
 
     def hello_said(self, arrived: Arrived, hello: ClientHello) -> None:
@@ -44,8 +49,18 @@ class Desk:
             self._changed.clear()
             await self._changed.wait()
 
+    def header_refused(self, arrived: Arrived, refused: ProxyRefused) -> None:
+        self.without_header.append((arrived, refused))
+        self._changed.set()
+
+    async def until_header_refused(self) -> None:
+        """Wait for a balancer that has not said who calls; the caller sets the deadline."""
+        while not self.without_header:
+            self._changed.clear()
+            await self._changed.wait()
+
     def close(self) -> None:
-        for arrived in [entry[0] for entry in self.said] + [entry[0] for entry in self.refused]:
+        for arrived, *_ in [*self.said, *self.refused, *self.without_header]:
             arrived.sock.close()
 
 
@@ -89,21 +104,27 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    *, hello_timeout: float = 10, limit: int = 100, failures: tuple[int, ...] = ()
+    *,
+    host: str = LOOPBACK,
+    hello_timeout: float = 10,
+    limit: int = 100,
+    failures: tuple[int, ...] = (),
+    balancers: Sequence[str] = (),
 ) -> AsyncIterator[Place]:
     """Accept connections."""
     desk = Desk()
-    listener = listen(LOOPBACK, 0)
+    listener = listen(host, 0)
     flaky = FlakyListener(listener, *failures)
     loop = asyncio.get_running_loop()
     arrivals = Arrivals(
         flaky if failures else listener,  # type: ignore[arg-type]
         desk,
         loop=loop,
+        balancers=[ip_network(balancer) for balancer in balancers],
         hello_timeout=hello_timeout,
         limit=limit,
     )
-    address = listener.getsockname()
+    address = listener.getsockname()[:2]
     arrivals.start()
     try:
         with anyio.fail_after(20):

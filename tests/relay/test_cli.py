@@ -224,3 +224,77 @@ def test_a_running_relay_sees_a_new_tunnel(folder: Path, tunnel: TestTunnel) -> 
         process.wait_for("tunnel changed", tunnel=tunnel.id, within=5)
         assert "links: none" in relay("tunnel", "show", tunnel.id, folder=folder)
         assert json.loads(relay("tunnel", "show", tunnel.id, "--json", folder=folder))["links"] == []
+
+
+# The end of a tunnel
+
+
+class Terminal(io.StringIO):
+    """What somebody types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def state(folder: Path) -> str:
+    """Return the state of the only tunnel."""
+    (row,) = json.loads(relay("tunnel", "list", "--json", folder=folder))
+    return str(row["state"])
+
+
+@pytest.fixture
+def registered(folder: Path, tunnel: TestTunnel) -> Path:
+    """The folder of a relay with one tunnel, acme."""
+    relay("tunnel", "add", tunnel.identity.root_path, "--name", "acme", folder=folder)
+    return folder
+
+
+def test_a_tunnel_is_disabled_and_enabled(registered: Path, tunnel: TestTunnel) -> None:
+    """Each says what it means, and the second time that there is nothing to do."""
+    assert "cuts its links" in relay("tunnel", "disable", tunnel.id, folder=registered)
+    assert state(registered) == "disabled"
+    assert "is disabled already" in relay("tunnel", "disable", tunnel.id, folder=registered)
+    assert "is enabled" in relay("tunnel", "enable", tunnel.id, folder=registered)
+    assert state(registered) == "active"
+    assert "is active already" in relay("tunnel", "enable", tunnel.id, folder=registered)
+
+
+def test_an_archived_tunnel_is_archived_for_good(registered: Path, tunnel: TestTunnel) -> None:
+    """Neither enabling it nor adding its root again brings it back."""
+    assert "for good" in relay("tunnel", "archive", tunnel.id, "--yes", folder=registered)
+    for arguments in (["enable", tunnel.id], ["disable", tunnel.id], ["add", tunnel.identity.root_path]):
+        complaint = refused("tunnel", *arguments, folder=registered)
+        assert f"{tunnel.id} is archived for good" in complaint
+        assert "certs init" in complaint
+    assert "is archived already" in relay("tunnel", "archive", tunnel.id, folder=registered)
+    assert state(registered) == "archived"
+
+
+def test_archiving_asks_on_a_terminal(
+    registered: Path, tunnel: TestTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question names the tunnel and says that there is no way back; only a yes goes on."""
+    for answer in ("n\n", "\n"):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        complaint = refused("tunnel", "archive", tunnel.id, folder=registered)
+        assert f"archiving {tunnel.id} (acme) cuts its links and streams and cannot be undone" in complaint
+        assert "nothing was done" in complaint
+        assert state(registered) == "active"
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert "is archived for good" in relay("tunnel", "archive", tunnel.id, folder=registered)
+
+
+def test_archiving_without_a_terminal_needs_yes(
+    registered: Path, tunnel: TestTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that did not say it has not meant it."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert "--yes" in refused("tunnel", "archive", tunnel.id, folder=registered)
+    assert state(registered) == "active"
+
+
+@pytest.mark.parametrize("verb", ["archive", "disable", "enable"])
+def test_an_unknown_tunnel_is_told(folder: Path, tunnel: TestTunnel, verb: str) -> None:
+    """A wrong ID is told before anything is asked."""
+    complaint = refused("tunnel", verb, tunnel.id, folder=folder)
+    assert f"no tunnel {tunnel.id} is registered" in complaint

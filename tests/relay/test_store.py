@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sallyport.relay.errors import DatabaseFailed, TunnelRefused, TunnelUnknown
+from sallyport.relay.errors import DatabaseFailed, TunnelArchived, TunnelUnknown
 from sallyport.relay.registry import TunnelState
 from sallyport.relay.store import Registered, TunnelStore
 
@@ -84,9 +84,9 @@ def test_an_archived_tunnel_stays_so(store: TunnelStore, url: str) -> None:
     """Its ID is never used again: not by registering it, not by enabling it."""
     store.register(LABEL, "PEM", name=None, now=NOW)
     store.set_state(LABEL, TunnelState.ARCHIVED, now=LATER)
-    with pytest.raises(TunnelRefused, match=r"archived, and its ID is never used again"):
+    with pytest.raises(TunnelArchived, match="archived for good, and its ID is never used again"):
         store.register(LABEL, "NEW", name=None, now=LATER)
-    with pytest.raises(TunnelRefused, match="archived"):
+    with pytest.raises(TunnelArchived):
         store.set_state(LABEL, TunnelState.ACTIVE, now=LATER)
     assert store.tunnel(LABEL).state is TunnelState.ARCHIVED
 

@@ -14,6 +14,7 @@ from sallyport.tunnel.errors import (
     LinkRefused,
     LinkTimedOut,
     ProtocolViolation,
+    ProxyRefused,
     StreamReset,
     TlsFailed,
     TlsTruncated,
@@ -36,6 +37,7 @@ EXAMPLES = [
     (StreamReset(77, by_peer=False), "the stream was reset by this end: 77"),
     (LimitReached("streams"), "the link's limit is reached: streams"),
     (HelloRefused(112, "no server name"), "the ClientHello was refused: no server name"),
+    (ProxyRefused("version 1"), "the PROXY header was refused: version 1"),
     (TlsFailed(None, "no shared cipher"), "TLS failed: no shared cipher"),
     (TlsFailed("unknown_ca", "read"), "TLS failed: the peer sent the alert unknown_ca (read)"),
     (

@@ -14,19 +14,28 @@ How a caller's connection ends, so that he learns what he should.
 import asyncio
 import socket
 import struct
+from typing import Final
 
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.sockets import finish_writing
 
-# How long, and for how many bytes, to linger. A client that writes a whole upload before it looks for an
-# answer needs them. nginx lingers for 5 s between two pieces and 30 s in all.
-_LINGER_SECONDS = 5.0
-_LINGER_BYTES = 64 * 1024 * 1024
+_LINGER_SECONDS: Final = limit(
+    5.0, "seconds",
+    "to go on reading behind an early answer: a client that writes a whole upload before it looks for an "
+    "answer needs them. nginx lingers for 5 s between two pieces and 30 s in all",
+)  # fmt: skip
+_LINGER_BYTES: Final = limit(64 * 1024 * 1024, "bytes", "to read and drop meanwhile")
 
-# Seconds for the caller to take what is still to be sent when the connection closes in order, ...
-_CLOSING_SECONDS = 30.0
-# ... and when it is cut: the last events of a stream that broke are good, and still go out if they can.
-_CUTTING_SECONDS = 1.0
+_CLOSING_SECONDS: Final = limit(
+    30.0, "seconds",
+    "for the caller to take what is still to be sent when the connection closes in order",
+)  # fmt: skip
+_CUTTING_SECONDS: Final = limit(
+    1.0, "seconds",
+    "the same when it is cut: the last events of a stream that broke are good, and still go out if they "
+    "can",
+)  # fmt: skip
 _CUTTING_INTERVAL = 0.01
 
 

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -30,9 +31,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sallyport.tunnel.errors import TunnelError
+from sallyport.tunnel.limits import limit
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_GRACE = 1  # seconds for answers under way when the process stops; they are all short
+_GRACE: Final = limit(
+    1, "seconds",
+    "for answers of the health listener under way when the process stops; they are all short",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

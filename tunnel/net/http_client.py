@@ -12,15 +12,18 @@ retry, since not a byte of the request was written to it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused
 from sallyport.tunnel.http1 import HeadLimits, ResponseEvent, ResponseReader
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.unread import has_unread, read_unread
 
-# Idle connections to one next hop, each a descriptor there too. A burst above it dials anew.
-_MAX_IDLE = 64
+_MAX_IDLE: Final = limit(
+    64, "connections",
+    "idle to one next hop, each a descriptor there too. A burst above it dials anew",
+)  # fmt: skip
 
 Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 

@@ -20,7 +20,7 @@ It ends exactly once, and tells the caller's side how through ``Caller``.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from sallyport.tunnel.errors import TlsFailed
 from sallyport.tunnel.http1 import (
@@ -37,11 +37,14 @@ from sallyport.tunnel.http1 import (
     encode_response,
     without_hop_by_hop,
 )
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.http_client import Dialling, UpstreamConnection
 from sallyport.tunnel.net.http_forward import CallRecord, Executed, Forward, ForwardFailure, Stage
 
-# Body bytes kept while the next hop is being dialled: a usual MCP request whole, an upload's beginning.
-_HELD_WHILE_DIALLING = 64 * 1024
+_HELD_WHILE_DIALLING: Final = limit(
+    64 * 1024, "bytes",
+    "of a body kept while the next hop is being dialled: a usual MCP request whole, an upload's beginning",
+)  # fmt: skip
 
 
 class Caller(Protocol):

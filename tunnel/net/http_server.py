@@ -23,7 +23,7 @@ carry the request on. What it is doing is its ``_Phase``:
 import asyncio
 from collections.abc import Callable
 from enum import Enum
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -40,6 +40,8 @@ from sallyport.tunnel.http1 import (
     ResponseHead,
     encode_response,
 )
+from sallyport.tunnel.http1_heads import MAX_LENGTH
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.departure import Departure
 from sallyport.tunnel.net.http_exchange import Exchange
@@ -57,14 +59,20 @@ from sallyport.tunnel.net.http_forward import (
 
 log = structlog.get_logger("sallyport.http")
 
-# Seconds without a byte of a request's body, after which the caller is taken for gone (slow-body attacks).
-_BODY_IDLE = 30.0
+_BODY_IDLE: Final = limit(
+    30.0, "seconds",
+    "without a byte of a request's body, after which the caller is taken for gone (slow-body attacks)",
+)  # fmt: skip
 
-# Bytes of further requests that a caller may send ahead of an answer.
-_HELD = 64 * 1024
+_HELD: Final = limit(
+    64 * 1024, "bytes",
+    "of further requests that a caller may send ahead of an answer; then its connection is not read",
+)  # fmt: skip
 
-# Bytes of a request that was answered early which are rather read than the connection lost.
-_DISCARDED = 64 * 1024
+_DISCARDED: Final = limit(
+    64 * 1024, "bytes",
+    "of a request that was answered early which are rather read than the connection lost",
+)  # fmt: skip
 
 
 class _Phase(Enum):
@@ -85,8 +93,11 @@ class HttpServer(asyncio.Protocol):
         finished: Called once for each request, when it is settled.
         loop: The running loop.
         idle_timeout: Seconds between two requests, after which the connection is closed.
+        first_request_timeout: The same before the first request; ``idle_timeout`` when None.
         head_timeout: Seconds for a request's head, from its first byte.
         limits: How large a head may be.
+        body_limit: Bytes of a request's body, beyond which it is answered 413; None for no limit.
+        ended: Called once, when the connection is gone.
     """
 
     def __init__(
@@ -98,12 +109,18 @@ class HttpServer(asyncio.Protocol):
         idle_timeout: float,
         head_timeout: float,
         limits: HeadLimits | None = None,
+        body_limit: int | None = None,
+        first_request_timeout: float | None = None,
+        ended: Callable[[], None] | None = None,
     ) -> None:
         self._decide = decide
         self._finished = finished
         self._loop = loop
         self._idle_timeout = idle_timeout
+        self._first_timeout = idle_timeout if first_request_timeout is None else first_request_timeout
         self._head_timeout = head_timeout
+        self._body_limit = MAX_LENGTH if body_limit is None else body_limit
+        self._ended = ended
         self._reader = RequestReader(limits or HeadLimits())
         self._transport: asyncio.Transport | None = None
         self._departure: Departure | None = None
@@ -111,6 +128,7 @@ class HttpServer(asyncio.Protocol):
         self._phase = _Phase.IDLE
         self._number = 0
         self._is_draining = False
+        self._is_last = False
         # The request being answered
         self._request: RequestHead | None = None
         self._record: CallRecord | None = None
@@ -127,6 +145,10 @@ class HttpServer(asyncio.Protocol):
         if self._phase in (_Phase.IDLE, _Phase.HEAD) and self._transport is not None:
             self._leave().close()
 
+    def last_request(self) -> None:
+        """Close once the next request, or the running one, is answered."""
+        self._is_last = True
+
     def abort(self) -> None:
         """Drop the connection at once, and the running request with it."""
         self._drop_request()
@@ -140,7 +162,7 @@ class HttpServer(asyncio.Protocol):
         if self._is_draining:
             self._leave().close()
         else:
-            self._deadline.set(self._idle_timeout)
+            self._deadline.set(self._first_timeout)
 
     def data_received(self, data: bytes) -> None:
         if self._departure is not None:
@@ -161,6 +183,8 @@ class HttpServer(asyncio.Protocol):
         self._drop_request()
         if self._transport is not None:
             self._leave().connection_lost()
+        if self._ended is not None:
+            self._ended()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -205,6 +229,7 @@ class HttpServer(asyncio.Protocol):
         if isinstance(event, bytes):
             if self._record is not None:
                 self._record.request_bytes += len(event)
+                self._check_size(self._record.request_bytes)
             if self._exchange is not None:
                 self._exchange.receive_body(event)
         elif isinstance(event, EndOfMessage):
@@ -219,6 +244,7 @@ class HttpServer(asyncio.Protocol):
         """Have a request decided upon, and do what was decided."""
         self._request = head
         record = self._open_record(head)
+        self._check_size(head.body.length)
         try:
             decision = self._decide(head)
             if isinstance(decision, Forward):
@@ -231,12 +257,18 @@ class HttpServer(asyncio.Protocol):
             log.exception("the decision about a request failed")
             record.outcome = "failed"
             decision = json_rpc_error(500, "internal error", data={"executed": "no"})
+        self._is_draining |= self._is_last  # whoever decides may have said that this is the last one
         if isinstance(decision, Answer):
             if decision.status >= 400 and record.outcome == "answered":
                 record.outcome = "refused"
             self._answer(decision)
         elif self._exchange is not None:
             self._start(self._exchange, head)
+
+    def _check_size(self, size: int) -> None:
+        """Refuse a body that is declared too long, or has grown too long: a chunked one tells no length."""
+        if size > self._body_limit:
+            raise HttpRefused(413, f"body larger than {self._body_limit} bytes")
 
     def _start(self, exchange: Exchange, head: RequestHead) -> None:
         if head.expect_continue:

@@ -24,6 +24,7 @@ from sallyport.tunnel.errors import (
 )
 from sallyport.tunnel.events import Event, Hello, HelloAck, Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason, ResetCode, StreamId
+from sallyport.tunnel.limits import MAX_STREAMS
 from sallyport.tunnel.mux import Mux, Side
 from sallyport.tunnel.net.stream import Stream
 from sallyport.tunnel.windows import MemoryBudget
@@ -58,7 +59,7 @@ class LinkHandler(Protocol):
     def stream_opened(self, link: "Link", stream: Stream, opening: Opening) -> asyncio.Protocol:
         """Give the protocol that will serve a new stream (gateway's side only)."""
 
-    def go_away_received(self, link: "Link", reason: GoAwayReason) -> None:
+    def go_away_received(self, link: "Link", reason: GoAwayReason, text: str) -> None:
         """The peer takes or opens no more streams on this link; those that are open go on."""
 
     def link_lost(self, link: "Link", error: TunnelError | None) -> None:
@@ -98,7 +99,8 @@ class Link:
         self.is_leaving = False  # a GO_AWAY was sent or received: no new streams
         self._handler = handler
         self._hello = hello
-        self._mux = Mux(side, now=loop.time(), budget=budget)
+        most = hello.max_streams if hello is not None else MAX_STREAMS
+        self._mux = Mux(side, now=loop.time(), budget=budget, max_streams=most)
         self._carrier: Carrier | None = None
         self._streams: dict[StreamId, Stream] = {}
         self._idle = asyncio.Event()
@@ -107,7 +109,7 @@ class Link:
         self._ready = False
         self._lost = False
         self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0
 
     @property
@@ -144,29 +146,33 @@ class Link:
         self._schedule_flush()
         return stream
 
-    def leave(self, reason: GoAwayReason) -> None:
-        """Announce that no new streams are wanted; those that are open go on."""
+    def leave(self, reason: GoAwayReason, text: str = "") -> None:
+        """Announce that no new streams are wanted, and why; those that are open go on."""
         if self._lost or self.is_leaving or not self._ready:
             return
         self.is_leaving = True
-        self._mux.go_away(reason)
+        self._mux.go_away(reason, text)
         self._schedule_flush()
 
     async def wait_idle(self) -> None:
         """Wait until no stream is open."""
         await self._idle.wait()
 
-    def close(self, reason: GoAwayReason) -> None:
+    def close(self, reason: GoAwayReason, text: str = "") -> None:
         """Announce the end and close the carrier behind it; streams that are open are lost."""
         if self._lost or self._closing:
             return
-        self.leave(reason)
+        self.leave(reason, text)
         self._flush()
         self._closing = True
         if self._carrier is None:
             self._lose(None)
         else:
             self._carrier.close()
+
+    def abort(self) -> None:
+        """End the link now, whether or not the peer takes what was sent."""
+        self._lose(LinkLost("this end gave the link up"))
 
     # What the carrier calls
 
@@ -277,9 +283,9 @@ class Link:
                 self._become_ready()
             case events.RefusalReceived(refusal=refusal):
                 self._lose(LinkRefused(refusal.code, refusal.text, refusal.retry_after))
-            case events.GoAwayReceived(reason=reason):
+            case events.GoAwayReceived(reason=reason, text=text):
                 self.is_leaving = True
-                self._handler.go_away_received(self, reason)
+                self._handler.go_away_received(self, reason, text)
             case events.ControlReceived():
                 pass  # No CONTROL message is defined yet, and an unknown one is ignored by rule (SPEC.md).
             case _:
@@ -349,6 +355,8 @@ class Link:
             if self._timer_due <= due:
                 return
             self._timer.cancel()
+        # Kept here, because uvloop's handle for a moment that has passed already does not say its own.
+        self._timer_due = due
         self._timer = self.loop.call_at(due, self._timer_fired)
         self._timer_due = due  # uvloop's handle does not always know
 

@@ -8,17 +8,23 @@ without any of them, so a refusal is passed over, option by option.
 import asyncio
 import contextlib
 import socket
+from typing import Final
 
-# What to ask for where the hard limit is "unlimited".
-_DESCRIPTORS_WANTED = 1_048_576
+from sallyport.tunnel.limits import limit
 
-# With our own 64 KiB above it, what is written and not yet sent stays below 256 KiB (design, section 3),
-# while the send buffer itself may grow to whatever a long path needs.
-_NOTSENT_LOWAT = 128 * 1024
+_DESCRIPTORS_WANTED: Final = limit(1_048_576, "descriptors", "asked for where the hard limit is “unlimited”")
 
-# Milliseconds that sent bytes may stay unacknowledged. The mux's own PING finds a silent peer in 9 s; this
-# finds one under traffic, where the kernel alone would go on for a quarter of an hour.
-_USER_TIMEOUT = 8_000
+_NOTSENT_LOWAT: Final = limit(
+    128 * 1024, "bytes",
+    "unsent in the kernel's send buffer. With our own 64 KiB above it, what is written and not yet sent "
+    "stays below 256 KiB, while the buffer itself may grow to whatever a long path needs",
+)  # fmt: skip
+
+_USER_TIMEOUT: Final = limit(
+    8_000, "milliseconds",
+    "that sent bytes may stay unacknowledged. The link's own PING finds a silent peer in 9 s; this finds "
+    "one under traffic, where the kernel alone would go on for a quarter of an hour",
+)  # fmt: skip
 
 
 def tune_link(sock: socket.socket) -> None:
@@ -43,7 +49,7 @@ def tune_stream(sock: socket.socket) -> None:
 
 def _try(sock: socket.socket, level: str, option: str, value: int | bytes) -> None:
     if hasattr(socket, option):
-        # ValueError: uvloop's word for a socket that is closed by now.
+        # ValueError: uvloop gives out descriptor -1 for a connection that was lost meanwhile.
         with contextlib.suppress(OSError, ValueError):
             sock.setsockopt(getattr(socket, level), getattr(socket, option), value)
 

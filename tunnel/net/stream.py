@@ -14,21 +14,25 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sallyport.tunnel.errors import StreamReset, TunnelError
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.frames import ResetCode, StreamId
-from sallyport.tunnel.limits import HIGH_WATER
+from sallyport.tunnel.limits import HIGH_WATER, limit
 
 if TYPE_CHECKING:
     from sallyport.tunnel.net.link import Link
 
-# Seconds. A stream that this end has closed is looked at so often: when all that was written has left, the
-# peer has one interval to say FINISH as well: long for a slow path, short for a peer that never will.
-_LINGER = 2.0
-# Looks in a row at which nothing more had left: then whoever should read it has stopped for good.
-_STALLED_LOOKS = 15
+_LINGER: Final = limit(
+    2.0, "seconds",
+    "a stream that this end has closed is looked at so often: when all that was written has left, the peer "
+    "has one interval to say FINISH as well, long for a slow path and short for a peer that never will",
+)  # fmt: skip
+_STALLED_LOOKS: Final = limit(
+    15, "number",
+    "looks in a row at which nothing more of a closed stream had left: its reader has stopped for good",
+)  # fmt: skip
 
 _Told = TypeVar("_Told")
 

@@ -18,14 +18,17 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import cast
+from typing import Final, cast
 
 import anyio
 
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.sockets import tune_stream
 
-# RFC 8305 §8 recommends 250 ms between attempts.
-ATTEMPT_DELAY_SECONDS = 0.25
+ATTEMPT_DELAY_SECONDS: Final = limit(
+    0.25, "seconds",
+    "between attempts at two addresses of one name (RFC 8305 §8)",
+)  # fmt: skip
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
 

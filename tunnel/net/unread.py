@@ -17,11 +17,17 @@ import asyncio
 import os
 import select
 import socket
+from typing import Final
+
+from sallyport.tunnel.limits import limit
 
 _PIECE = 256 * 1024
 
-# More than a kernel's receive buffer holds (6 MiB by default): a bound for a peer that goes on sending.
-_MOST = 16 * 1024 * 1024
+_UNREAD_MOST: Final = limit(
+    16 * 1024 * 1024, "bytes",
+    "read after a peer's reset, to learn what it said before: more than a kernel's receive buffer holds "
+    "(6 MiB by default), and a bound for a peer that goes on sending",
+)  # fmt: skip
 
 
 def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
@@ -43,7 +49,7 @@ def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
     # A socket object of our own, on a duplicate, because the transport's is not to be read from.
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
         duplicate.setblocking(False)
-        while total < _MOST:
+        while total < _UNREAD_MOST:
             try:
                 piece = duplicate.recv(_PIECE)
             except OSError:

@@ -12,7 +12,7 @@ rate at which nobody means harm, and never while the peer does not read the answ
 
 import asyncio
 from http import HTTPStatus
-from typing import cast
+from typing import Final, cast
 
 from websockets.client import ClientProtocol
 from websockets.frames import CloseCode, Frame, Opcode
@@ -24,21 +24,28 @@ from websockets.uri import parse_uri
 
 from sallyport.tunnel.buckets import TokenBucket
 from sallyport.tunnel.errors import LinkLost
-from sallyport.tunnel.limits import MESSAGE_MAX
+from sallyport.tunnel.limits import MESSAGE_MAX, limit
 from sallyport.tunnel.net.link import Link
 
 SUBPROTOCOL = Subprotocol("sallyport.v1")
 PATH = "/link"
 
-# Bytes that this process keeps for the kernel before it stops asking the mux for more. Together with what
-# the kernel may hold unsent (TCP_NOTSENT_LOWAT, set by the dialler) this stays below 256 KiB, so that what
-# is sent next is decided late, while a long path is still full (design, section 3).
-_HIGH_WATER = 64 * 1024
+_HIGH_WATER: Final = limit(
+    64 * 1024, "bytes",
+    "that this process keeps for the kernel before it stops asking the mux for more: what is sent next is "
+    "decided late, while a long path is still full",
+)  # fmt: skip
 
-# A peer that pings and does not read the pongs made a server grow by 35 MiB/s. Nobody needs these pings.
-_PINGS_PER_SECOND = 2.0
-_PING_BURST = 20
-_UNREAD_MAX = 1024 * 1024
+_PINGS_PER_SECOND: Final = limit(
+    2.0, "per second",
+    "WebSocket pings answered. A peer that pings and does not read the pongs made a server grow by 35 "
+    "MiB/s; nobody needs these pings",
+)  # fmt: skip
+_PING_BURST: Final = limit(20, "frames", "WebSocket pings answered at once")
+_UNREAD_MAX: Final = limit(
+    1024 * 1024, "bytes",
+    "queued for a peer that does not read, beyond which its link is broken",
+)  # fmt: skip
 
 
 class WebSocketCarrier(asyncio.Protocol):

@@ -251,3 +251,18 @@ async def test_close_lingers_for_what_the_peer_still_sends(carrier: CarrierKind)
         assert caller.received == b"413"
         assert caller.lost == [None]
         assert served.lost == [None]
+
+
+async def test_a_deadline_that_has_passed_is_met_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that was busy for longer than a timer finds it due, and the link goes on."""
+    relay, gateway = Owner(), Owner()
+    async with link_pair("memory", relay, gateway) as (near, far):
+        await ready(relay, gateway)
+        monkeypatch.setattr(near._mux, "next_timeout", lambda: near.loop.time() - 1)
+        for _ in range(3):
+            near._arm_timer()
+        monkeypatch.undo()
+        near.open_stream(Recorder(), OPENING)
+        await gateway.opened.get()
+        assert near.is_ready
+        assert far.is_ready

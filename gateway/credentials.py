@@ -1,0 +1,152 @@
+"""
+Who makes a request: the certificate of the connection, the key of the request, or nobody (pure).
+
+Every request is asked, whatever the handshake saw, because an API key belongs to a request and can be revoked
+while the connection stays open. A key comes as ``Sallyport-Key`` or as ``Authorization: Bearer sp_…``. It is
+for the gateway alone: here it is taken out of the headers, or the request ends with 401.
+
+* One key at most. Two, be they the same, are 401: somebody between may have added one.
+* A caller with a certificate may send a key as well. Then both must be good, for the server that is asked,
+  too; he is called by his certificate.
+* Neither is 401: our own, without ``resource_metadata``, for it is no matter of OAuth.
+
+Identity §5.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sallyport.certs.api_key import API_KEY_PREFIX, ApiKey, holds_api_key
+from sallyport.certs.errors import NameRefused
+from sallyport.gateway.errors import KeysUnusable, RequestRefused
+from sallyport.gateway.keys import StoredKey
+
+Headers = list[tuple[bytes, bytes]]
+
+KEYS_OFF: Final = "this gateway has API keys turned off; call with a caller certificate"
+UNIDENTIFIED: Final = "unidentified"
+"""The rule that refuses a request with neither certificate nor key."""
+
+_WELL_KNOWN: Final = b"/.well-known/"
+
+
+class Keys(Protocol):
+    """Where keys are looked up: a ``Keyring``."""
+
+    def find(self, presented: ApiKey) -> StoredKey | None:
+        """Return what is kept of a key; raises ``KeysUnusable``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Who makes a request, and what he may ask for."""
+
+    principal: str
+    """``cert:NAME`` or ``key:NAME``."""
+    trust: str
+    """How he proved it: ``certificate`` or ``key``."""
+    key: StoredKey | None
+    """The key that came with the request, if one did."""
+
+    def require(self, server: str) -> None:
+        """
+        Demand that the request may go to a server.
+
+        Raises:
+            RequestRefused: 403 ``key-server``: its key is for others.
+        """
+        if self.key is not None and not self.key.opens(server):
+            raise RequestRefused(403, "key-server", f"key {self.key.name} is not for server {server}")
+
+
+def identify(
+    headers: Headers, *, certified: str, keys: Keys | None, target: bytes
+) -> tuple[Credential, Headers]:
+    """
+    Say who makes a request.
+
+    Args:
+        headers: As the caller sent them.
+        certified: ``cert:NAME`` as the handshake proved it; empty for a caller without a certificate.
+        keys: Where keys are looked up; None when they are off.
+        target: The request's target, for the text of the refusal only.
+
+    Returns:
+        Who it is, and the headers without his key.
+
+    Raises:
+        RequestRefused: 401 ``key`` for a key that is wrong, or that is not alone; 401 ``unidentified`` for
+            neither certificate nor key; 503 ``keys`` when no key can be judged.
+    """
+    presented, rest = _take_keys(headers)
+    if not presented:
+        if not certified:
+            raise RequestRefused(401, UNIDENTIFIED, _how_to_call(target))
+        return Credential(certified, "certificate", None), headers
+    if keys is None:
+        raise RequestRefused(401, "key", KEYS_OFF)
+    if len(presented) > 1:
+        raise RequestRefused(401, "key", "the request carries more than one API key")
+    key = _judge(presented[0], keys)
+    if certified:
+        return Credential(certified, "certificate", key), rest
+    return Credential(f"key:{key.name}", "key", key), rest
+
+
+def _take_keys(headers: Headers) -> tuple[list[bytes], Headers]:
+    """Split the keys, or what is meant as one, from the other headers."""
+    presented = []
+    rest = []
+    for header in headers:
+        name, value = header
+        match name.lower():
+            case b"sallyport-key":
+                presented.append(value.strip())
+            case b"authorization" if (token := _key_in(value)) is not None:
+                presented.append(token)
+            case _:
+                rest.append(header)
+    return presented, rest
+
+
+def _key_in(authorization: bytes) -> bytes | None:
+    """
+    Return the key in an ``Authorization`` value (RFC 6750 §2.1); None when the value belongs to the server.
+
+    A whole key that stands there in another way, without ``Bearer``, in capitals or behind a comma, is a slip
+    that would hand it to the server: what is returned then is empty, hence no key, and is answered 401.
+    """
+    match authorization.split(None, 1):
+        case [scheme, token] if scheme.lower() == b"bearer" and token.startswith(API_KEY_PREFIX):
+            return token.rstrip()
+        case _:
+            return b"" if holds_api_key(authorization) else None
+
+
+def _judge(presented: bytes, keys: Keys) -> StoredKey:
+    # One answer for a key that never was, one that was revoked and one that is misspelt: a stranger learns
+    # nothing from the difference, and the operator has the list.
+    refused = RequestRefused(401, "key", "this is no API key of this gateway, or it was revoked")
+    try:
+        key = ApiKey(presented)
+    except NameRefused:
+        raise refused from None  # the cause would carry nothing: a key is quoted nowhere
+    try:
+        found = keys.find(key)
+    except KeysUnusable as error:
+        # Not 401: the key may be good, and a client that throws it away would have to be told again.
+        raise RequestRefused(
+            503, "keys", "this gateway cannot judge API keys now, and accepts none; its log says why"
+        ) from error
+    if found is None:
+        raise refused
+    return found
+
+
+def _how_to_call(target: bytes) -> str:
+    text = (
+        "call with a caller certificate, or with an API key in Sallyport-Key or in Authorization: Bearer sp_…"
+    )
+    if _WELL_KNOWN in target:
+        text += "; OAuth discovery without either needs a server with anonymous paths, and there is none here"
+    return text

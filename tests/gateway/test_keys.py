@@ -1,0 +1,220 @@
+"""The keys file: its form, and what is on the disk."""
+
+import json
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from sallyport.certs.api_key import ApiKey
+from sallyport.certs.errors import FileRefused
+from sallyport.gateway.errors import KeyNameRefused, KeysUnusable
+from sallyport.gateway.keyring import Keyring, add_key, load_keys, revoke_key
+from sallyport.gateway.keys import KeysMalformed, KeyTable, StoredKey, encode_keys, parse_keys
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+_ENTRY = {"name": "ci", "sha256": "0" * 64, "servers": ["tickets"], "created": "2026-11-21T12:00:00+00:00"}
+
+
+def entry(**changes: object) -> dict[str, object]:
+    """Make an entry of the file that differs from a good one."""
+    return {**_ENTRY, **changes}
+
+
+def content(*entries: object, **changes: object) -> bytes:
+    """Make a file's content."""
+    return json.dumps({"version": 1, "keys": list(entries), **changes}).encode()
+
+
+def test_what_is_written_is_read() -> None:
+    """Both kinds of key, with their servers; and no key is in it."""
+    key = ApiKey.of_random(bytes(32))
+    kept = (
+        StoredKey("ci", key.digest, frozenset({"tickets", "wiki"}), NOW),
+        StoredKey("all", bytes(32), None, NOW),
+    )
+
+    data = encode_keys(KeyTable(kept))
+
+    assert parse_keys(data).keys == kept
+    assert parse_keys(data).find(key) == kept[0]
+    assert key.text not in data
+
+
+MALFORMED = {
+    "nothing": b"",
+    "cut off": content(_ENTRY)[:-9],
+    "not a mapping": b"[]",
+    "too deep": b"[" * 100_000,
+    "not ASCII": content(_ENTRY).replace(b"ci", "cí".encode()),
+    "another version": content(version=2),
+    "true is no version": content(version=True),
+    "a key of the file too many": content(_ENTRY, more=1),
+    "no list": json.dumps({"version": 1, "keys": {}}).encode(),
+    "no entry": content(None),
+    "a key of an entry too many": content(entry(more=1)),
+    "no name": content(entry(name="")),
+    "a name for a log injection": content(entry(name="a\nb")),
+    "a short hash": content(entry(sha256="0" * 63)),
+    "a hash in capitals": content(entry(sha256="A" * 64)),
+    "no servers": content(entry(servers=[])),
+    "servers in a word": content(entry(servers="every")),
+    "servers left out": content({key: value for key, value in _ENTRY.items() if key != "servers"}),
+    "null for servers": content(entry(servers=None)),
+    "a number for a server": content(entry(servers=["tickets", 1])),
+    "a server twice": content(entry(servers=["tickets", "tickets"])),
+    "no date": content(entry(created="yesterday")),
+    "a date without a zone": content(entry(created="2026-11-21T12:00:00")),
+    "one name twice": content(_ENTRY, entry(sha256="1" * 64)),
+    "one key twice": content(_ENTRY, entry(name="other")),
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+def test_a_file_of_another_form_is_refused_whole(data: bytes) -> None:
+    """Half a list of keys may be the half with the key that was revoked."""
+    with pytest.raises(KeysMalformed):
+        parse_keys(data)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name a keys file that is not there yet."""
+    return tmp_path / "keys.json"
+
+
+def test_a_key_is_made_once_and_kept_as_a_hash(path: Path) -> None:
+    """The file is private from the start, and what was returned is nowhere in it."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    other = add_key(path, "cd", servers=frozenset({"tickets"}), now=NOW)
+
+    assert key != other
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert key.text not in path.read_bytes()
+    assert [kept.name for kept in load_keys(path).keys] == ["ci", "cd"]
+    assert "sp_" not in repr(key)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a" * 64, "a\n"])
+def test_a_name_must_fit_into_a_log(path: Path, name: str) -> None:
+    """Nothing is written for one that does not."""
+    with pytest.raises(KeyNameRefused):
+        add_key(path, name, servers=None, now=NOW)
+    assert not path.exists()
+
+
+def test_a_key_in_place_of_a_name_is_not_repeated(path: Path) -> None:
+    """Somebody who pastes the key to revoke it must not read it again in a log."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    with pytest.raises(KeyNameRefused) as refused:
+        revoke_key(path, key.text.decode())
+    assert key.text.decode() not in f"{refused.value} {refused.value.hint}"
+
+
+def test_a_taken_name_and_an_unknown_one_are_refused(path: Path) -> None:
+    """Neither command changes the file then."""
+    add_key(path, "ci", servers=None, now=NOW)
+    before = path.read_bytes()
+    with pytest.raises(KeyNameRefused, match="is taken"):
+        add_key(path, "ci", servers=None, now=NOW)
+    with pytest.raises(KeyNameRefused, match="is no key here"):
+        revoke_key(path, "cd")
+    assert path.read_bytes() == before
+
+
+def test_a_broken_file_is_not_written_over(path: Path) -> None:
+    """Adding a key must not be how all others vanish."""
+    path.write_bytes(b"{")
+    path.chmod(0o600)
+    with pytest.raises(KeysUnusable):
+        add_key(path, "ci", servers=None, now=NOW)
+    assert path.read_bytes() == b"{"
+
+
+def test_keys_that_do_not_fit_are_refused(path: Path) -> None:
+    """The file stays readable for the gateway."""
+    servers = frozenset(f"server-{number:056}" for number in range(5000))
+    with pytest.raises(FileRefused, match="would grow"):
+        add_key(path, "ci", servers=servers, now=NOW)
+
+
+def test_commands_at_once_lose_nothing(path: Path) -> None:
+    """Each reads, changes and writes alone."""
+    names = [f"key-{number}" for number in range(20)]
+    threads = [
+        threading.Thread(target=add_key, args=(path, name), kwargs={"servers": None, "now": NOW})
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kept.name for kept in load_keys(path).keys) == sorted(names)
+
+
+def test_a_running_gateway_sees_every_change_at_the_next_look(path: Path) -> None:
+    """A key that is made, one that is revoked, a file that is mended; and one log line each."""
+    ring = Keyring(path)
+    with capture_logs() as lines:
+        key = add_key(path, "ci", servers=None, now=NOW)
+        assert ring.find(key) is not None
+        other = add_key(path, "cd", servers=None, now=NOW)
+        assert ring.find(other) is not None
+        revoke_key(path, "ci")
+        assert ring.find(key) is None
+        assert ring.find(other) is not None
+    assert [line["event"] for line in lines] == ["keys read"] * 3
+
+
+@pytest.mark.parametrize("fault", ["wide", "broken", "missing", "a folder"])
+def test_whatever_is_wrong_with_the_file_no_key_is_good(path: Path, fault: str) -> None:
+    """The last good content is not gone back to; the log says why, once."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    ring = Keyring(path)
+    assert ring.find(key) is not None
+    kept = path.read_bytes()
+    match fault:
+        case "wide":
+            path.chmod(0o640)
+        case "broken":
+            path.write_bytes(kept[:-3])
+        case _:
+            path.unlink()
+    if fault == "a folder":
+        path.mkdir()
+
+    with capture_logs() as lines:
+        for _ in range(3):
+            with pytest.raises(KeysUnusable) as refused:
+                ring.find(key)
+            assert refused.value.hint or fault == "a folder"
+    assert [line["event"] for line in lines] == ["keys unusable"]
+
+    if fault == "a folder":
+        path.rmdir()
+    path.write_bytes(kept)
+    path.chmod(0o600)
+    assert ring.find(key) is not None
+
+
+def test_the_file_is_read_only_when_it_has_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request costs one stat."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    ring = Keyring(path)
+    ring.find(key)
+    opened: list[object] = []
+    monkeypatch.setattr(os, "open", lambda *arguments, **_: opened.append(arguments))
+    for _ in range(10):
+        assert ring.find(key) is not None
+    assert opened == []
+
+
+def test_at_the_start_a_fault_is_an_error_and_no_file_is_none(path: Path) -> None:
+    """Keys may be turned on before the first one is made."""
+    Keyring(path).require_usable()
+    path.write_bytes(b"{")
+    with pytest.raises(KeysUnusable):
+        Keyring(path).require_usable()
