@@ -18,8 +18,9 @@ from pathlib import Path
 import anyio
 
 from bench.report import finish, say
-from tests.harness.product import Product, Stage, start_fixture
+from tests.harness.product import Product
 from tests.harness.rotation import Figures, rotate_under_streams
+from tests.harness.stage import Stage, start_fixture
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator
 
 import pytest
+import structlog
 
 _skipped: list[str] = []
 
@@ -18,6 +19,13 @@ _skipped: list[str] = []
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """Run an async test on plain asyncio and on uvloop."""
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Generator[None, None, None]:
+    """Undo what a test, or the program that it ran in this process, has configured for logs."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

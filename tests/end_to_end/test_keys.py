@@ -17,7 +17,8 @@ import pytest
 from mcp import Client
 
 from tests.harness.child_process import ChildProcess, run_sallyport
-from tests.harness.product import DOMAIN, LOOPBACK, Connector, Fixture, Product, Tunnel
+from tests.harness.product import DOMAIN, LOOPBACK, Connector, Product, Tunnel
+from tests.harness.stage import Fixture
 
 Header = tuple[str, str]
 

@@ -15,8 +15,9 @@ from anyio import to_thread
 from sallyport.tunnel.alerts import Alert, alert_record
 from tests.harness.child_process import run_sallyport
 from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
-from tests.harness.product import Product, Stage, start_fixture
+from tests.harness.product import Product
 from tests.harness.raw_http import Reply
+from tests.harness.stage import Stage, start_fixture
 from tests.hostile.hellos import client_hello
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,8 @@ import trustme
 
 from bench.attacks import public_server_file
 from tests.harness.child_process import CHECKOUT
-from tests.harness.product import DOMAIN, LOOPBACK, Fixture, Product, Tunnel
+from tests.harness.product import DOMAIN, LOOPBACK, Product, Tunnel
+from tests.harness.stage import Fixture
 
 _PAGE = (CHECKOUT / "docs" / "clients.md").read_text()
 _BLOCK = re.compile(r"^```(sh|js|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

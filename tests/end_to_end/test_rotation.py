@@ -6,8 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.harness.product import Product, Stage, start_fixture
+from tests.harness.product import Product
 from tests.harness.rotation import rotate_under_streams
+from tests.harness.stage import Stage, start_fixture
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

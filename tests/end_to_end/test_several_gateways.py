@@ -17,8 +17,9 @@ from anyio import to_thread
 
 from tests.harness.child_process import ChildProcess, LogLine
 from tests.harness.mcp_wire import LegacySession, ModernClient, result_text, tool_call
-from tests.harness.product import Product, Tunnel, start_fixture
+from tests.harness.product import Product, Tunnel
 from tests.harness.raw_http import Endpoint, Reply, ServerSentEvent
+from tests.harness.stage import start_fixture
 
 pytestmark = [pytest.mark.anyio, pytest.mark.platform("linux")]
 

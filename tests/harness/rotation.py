@@ -26,8 +26,9 @@ from sallyport.certs.bundle import Bundle
 from sallyport.certs.files import load_certificate, write_private, write_public
 from sallyport.certs.pem import encode_certificates, encode_key
 from tests.harness.mcp_wire import ModernClient, result_text, tool_call
-from tests.harness.product import DOMAIN, LOOPBACK, Stage
+from tests.harness.product import DOMAIN, LOOPBACK
 from tests.harness.raw_http import Endpoint, Reply
+from tests.harness.stage import Stage
 
 _STEP_MS = 1000
 _FOREVER = 100_000  # steps: no stream ends by itself
