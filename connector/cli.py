@@ -7,7 +7,6 @@ missing bundle, an expired certificate or a taken port, ends it at once, as an e
 """
 
 import asyncio
-import importlib.util
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from sallyport.connector.client import serve
 from sallyport.connector.dial import Dialler
 from sallyport.connector.own_key import CallerByKey, take_key
 from sallyport.connector.snippets import Kind, LocalServer, Snippet, snippet
+from sallyport.tunnel.net.event_loop import wants_uvloop
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
 
 DEFAULT_PORT = 7420
@@ -100,7 +100,8 @@ def connect(
         if _is_read_by_people(log):
             typer.echo(_welcome(tunnel, server, actual_port), err=True)
 
-    anyio.run(_serve_until_stopped, dialler, server, port, say, backend_options={"use_uvloop": _has_uvloop()})
+    on_loop = {"use_uvloop": wants_uvloop()}
+    anyio.run(_serve_until_stopped, dialler, server, port, say, backend_options=on_loop)
 
 
 def parse_target(text: str) -> tuple[TunnelId, str | None]:
@@ -199,8 +200,3 @@ def _on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-
-
-def _has_uvloop() -> bool:
-    """Tell whether to run on uvloop: where it is installed, unless SALLYPORT_LOOP=asyncio says not to."""
-    return os.environ.get("SALLYPORT_LOOP") != "asyncio" and importlib.util.find_spec("uvloop") is not None

@@ -46,10 +46,11 @@ from sallyport.connector.errors import (
 )
 from sallyport.connector.own_bundle import OwnBundle
 from sallyport.connector.own_key import CallerByKey, OwnKey
-from sallyport.connector.refusals import Attempt, explain_handshake, explain_loss, reason_of
+from sallyport.connector.refusals import Attempt, explain_handshake, explain_loss
 from sallyport.tunnel.errors import TlsFailed
 from sallyport.tunnel.limits import limit
-from sallyport.tunnel.net.tcp import connect_tcp
+from sallyport.tunnel.net.greeter import Greeter
+from sallyport.tunnel.net.tcp import connect_tcp, reason_of
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.sni import read_client_hello
 from sallyport.tunnel.tls_engine import TlsEngine
@@ -164,7 +165,7 @@ class Dialler:
     ) -> GatewayTransport:
         """Make one connection, judge its peer, and introduce the protocol; errors are those of ``dial``."""
         loop = asyncio.get_running_loop()
-        greeter = _Greeter(loop, protocol)
+        greeter = Greeter(protocol, loop)
         engine = TlsEngine(context, server_side=False, server_hostname=self.host)
         transport = GatewayTransport(
             engine, greeter, loop=loop, verify=verify, handshake_timeout=HANDSHAKE_TIMEOUT
@@ -226,27 +227,3 @@ class Dialler:
     def _verify(self, tls: ssl.SSLObject) -> None:
         label = self._tunnel.label
         verify_identity(verified_chain(tls), role=Role.GATEWAY, label=label, now=self._clock())
-
-
-class _Greeter(asyncio.Protocol):
-    """Stands in for the real protocol until the gateway is accepted, then steps aside."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: Callable[[], asyncio.Protocol]) -> None:
-        self.introduced: asyncio.Future[None] = loop.create_future()
-        self._protocol = protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, GatewayTransport):
-            raise AssertionError("the dialler puts the greeter on a transport of its own")
-        if self.introduced.done():
-            # Whoever dialled was cancelled while the last packet of the handshake was on its way.
-            transport.abort()
-            return
-        protocol = self._protocol()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        self.introduced.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.introduced.done():
-            self.introduced.set_exception(exc or ConnectionAbortedError("it was closed"))

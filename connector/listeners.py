@@ -13,8 +13,8 @@ from typing import Final
 
 from sallyport.config.fields import Address
 from sallyport.connector.errors import PortUnavailable
-from sallyport.connector.refusals import reason_of
 from sallyport.tunnel.limits import limit
+from sallyport.tunnel.net.tcp import reason_of
 
 _BACKLOG: Final = limit(
     128, "connections",

@@ -8,7 +8,6 @@ so that is also when a gateway refuses the client's certificate (RFC 8446, secti
 on its way by then, but a server that has not accepted the certificate hands nothing to its application.
 """
 
-import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from sallyport.connector.errors import (
     TunnelUnknown,
 )
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsFailed, TlsTruncated
+from sallyport.tunnel.net.tcp import reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,6 @@ def _why_lost(error: Exception | None) -> str | None:
             return reason_of(error)
         case _:
             return None
-
-
-def reason_of(error: OSError) -> str:
-    """Return the operating system's words for an error, lower-case, without numbers and addresses."""
-    # An event loop may have put its own words, with the address, into strerror.
-    known = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    text = known or str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
 
 
 # What the relay says to callers (SPEC.md), by the alert's TLS name.

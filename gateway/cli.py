@@ -5,13 +5,9 @@ Each parses, calls one function, and prints. What goes wrong is raised and told 
 are for people; ``--json`` is for programs and keeps its keys.
 """
 
-import http.client
-import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +28,8 @@ from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
 from sallyport.gateway.keys_cli import app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
-from sallyport.tunnel.limits import limit
+from sallyport.tunnel.net.event_loop import wants_uvloop
+from sallyport.tunnel.net.health_client import HealthSilent, ask_status
 
 app = typer.Typer(
     help="The gateway inside the private network: it dials out, and serves callers.",
@@ -48,11 +45,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-_HEALTH_TIMEOUT: Final = limit(
-    2.0, "seconds",
-    "for the running gateway's health listener to answer: it is on this machine",
-)  # fmt: skip
-
 _PIPE_WIDTH: Final = 1000
 
 
@@ -61,7 +53,7 @@ def run(config: ConfigOption = None) -> None:
     """Run the gateway until SIGTERM or Ctrl-C, which drains it; a second one stops it at once."""
     settings = load_gateway(config)
     configure_logging(settings.log)
-    anyio.run(run_gateway, settings, backend_options={"use_uvloop": _wants_uvloop()})
+    anyio.run(run_gateway, settings, backend_options={"use_uvloop": wants_uvloop()})
 
 
 @app.command()
@@ -99,11 +91,6 @@ async def _all_findings(config: GatewayConfig) -> list[Finding]:
     return [finding async for finding in examine(config, now=datetime.now(UTC))]
 
 
-def _wants_uvloop() -> bool:
-    """Say whether to run on uvloop: where it is installed, unless SALLYPORT_LOOP=asyncio says not to."""
-    return os.environ.get("SALLYPORT_LOOP") != "asyncio" and importlib.util.find_spec("uvloop") is not None
-
-
 def _ask(health: Address) -> object:
     """
     Fetch /status from a running gateway.
@@ -111,22 +98,13 @@ def _ask(health: Address) -> object:
     Raises:
         StatusUnavailable: Nobody answers there, or not with JSON.
     """
-    connection = http.client.HTTPConnection(health.host, health.port, timeout=_HEALTH_TIMEOUT)
-    with closing(connection):
-        try:
-            connection.request("GET", "/status")
-            answer: object = json.load(connection.getresponse())
-        except OSError as error:
-            raise StatusUnavailable(
-                str(health),
-                error.strerror or "no answer in time",
-                hint="start it: sallyport gateway run, or name the config that it runs with: --config FILE",
-            ) from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise StatusUnavailable(
-                str(health), "something else listens there", hint="change `health:` to a free port"
-            ) from error
-    return answer
+    try:
+        return ask_status(health.host, health.port)
+    except HealthSilent as silent:
+        hint = "start it: sallyport gateway run, or name the config that it runs with: --config FILE"
+        if silent.is_somebody_else:
+            hint = "change `health:` to a free port"
+        raise StatusUnavailable(str(health), silent.detail, hint=hint) from silent
 
 
 # What is printed

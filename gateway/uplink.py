@@ -10,7 +10,6 @@ is left. Deliberately absent: any decision by the text of an error, and any list
 """
 
 import asyncio
-import os
 import random
 import secrets
 import socket
@@ -41,7 +40,7 @@ from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.sockets import tune_link
 from sallyport.tunnel.net.stream import Stream
-from sallyport.tunnel.net.tcp import connect_tcp
+from sallyport.tunnel.net.tcp import connect_tcp, reason_of
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.net.websocket import WebSocketCarrier
 from sallyport.tunnel.tls_engine import TlsEngine
@@ -57,8 +56,10 @@ _HANDSHAKE_TIMEOUT: Final = limit(
     "failed; with a minute, none did)",
 )  # fmt: skip
 
-# Seconds that a link which was left may go on serving its open streams, event streams among them.
-_RETIREMENT = 600.0
+_RETIREMENT: Final = limit(
+    600.0, "seconds",
+    "that a link which was left may go on serving its open streams, event streams among them",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -265,12 +266,6 @@ async def _retire(link: Link) -> None:
     link.close(GoAwayReason.SHUTDOWN)
 
 
-def _reason(error: OSError) -> str:
-    """Return the system's own words: an event loop may have put others, with the address, into strerror."""
-    known = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    return (known or str(error)).lower()
-
-
 class _Attempt:
     """One dial, and the handler of the link that comes of it."""
 
@@ -327,7 +322,7 @@ class _Attempt:
         except socket.gaierror as error:
             raise RelayUnreachable(settings.address, f"the name has no address ({error.strerror})") from error
         except OSError as error:
-            raise RelayUnreachable(settings.address, _reason(error)) from error
+            raise RelayUnreachable(settings.address, reason_of(error)) from error
         tune_link(protocol.get_extra_info("socket"))
 
     def _verify_relay(self, tls: ssl.SSLObject) -> None:

@@ -21,6 +21,7 @@ import anyio
 from sallyport.gateway.errors import UpstreamFailed, UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
 from sallyport.gateway.upstream_url import UpstreamUrl
 from sallyport.tunnel.errors import TlsFailed, TunnelError
+from sallyport.tunnel.net.greeter import Greeter
 from sallyport.tunnel.net.tcp import ProtocolFactory, connect_tcp
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.tls_engine import TlsEngine
@@ -134,19 +135,19 @@ class Upstream:
             await connect_tcp(self.url.host, self.url.port, factory)
             return
         loop = asyncio.get_running_loop()
-        handshake = _Handshake(factory, loop)
+        greeter = Greeter(factory, loop)
         tls = TlsTransport(
             TlsEngine(self._context, server_side=False, server_hostname=self.url.host),
-            handshake,
+            greeter,
             loop=loop,
             verify=_trust_the_context,
             handshake_timeout=self._connect_timeout,
         )
         try:
             await connect_tcp(self.url.host, self.url.port, lambda: tls)
-            await handshake.done
+            await greeter.introduced
         except BaseException:
-            handshake.done.cancel()
+            greeter.introduced.cancel()
             tls.abort()
             raise
 
@@ -169,28 +170,6 @@ class Upstream:
         else:
             why, detail = "failed in the TLS handshake", str(error)
         return UpstreamUntrusted(self.server, self.url.address, why, detail=detail, hint=hint)
-
-
-class _Handshake(asyncio.Protocol):
-    """Stands above a TLS connection until its handshake is over, then makes room for the real protocol."""
-
-    def __init__(self, factory: ProtocolFactory, loop: asyncio.AbstractEventLoop) -> None:
-        self._factory = factory
-        self.done: asyncio.Future[None] = loop.create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self.done.done():  # given up meanwhile; the waiter has aborted the transport
-            return
-        protocol = self._factory()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        self.done.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(
-                exc or ConnectionResetError(errno.ECONNRESET, "closed during the handshake")
-            )
 
 
 def _trust_the_context(tls: ssl.SSLObject) -> None:

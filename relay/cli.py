@@ -5,8 +5,6 @@ Each reads like the sentence that it is in the documentation: it parses, calls o
 goes wrong is raised and told by ``sallyport.cli``. Those about tunnels are in ``tunnel_cli``.
 """
 
-import importlib.util
-import os
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +20,7 @@ from sallyport.config.logs import configure_logging
 from sallyport.relay.app import run as run_relay
 from sallyport.relay.initialise import Initialised, initialise
 from sallyport.relay.tunnel_cli import ConfigOption, app as tunnel_app
+from sallyport.tunnel.net.event_loop import wants_uvloop
 
 app = typer.Typer(help="The public relay: what gateways dial and callers reach.", no_args_is_help=True)
 app.add_typer(tunnel_app, name="tunnel")
@@ -54,7 +53,7 @@ def run(config: ConfigOption = None) -> None:
     """Run the relay until SIGTERM or Ctrl-C; a second one stops it at once."""
     settings = load_relay(config)
     configure_logging(settings.log)
-    anyio.run(run_relay, settings, backend_options={"use_uvloop": _wants_uvloop()})
+    anyio.run(run_relay, settings, backend_options={"use_uvloop": wants_uvloop()})
 
 
 # What was typed
@@ -72,13 +71,6 @@ def _host(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         return checked_domain(text)
-
-
-def _wants_uvloop() -> bool:
-    """
-    Say whether to run on uvloop: where it is installed, unless SALLYPORT_LOOP=asyncio says not to.
-    """
-    return os.environ.get("SALLYPORT_LOOP") != "asyncio" and importlib.util.find_spec("uvloop") is not None
 
 
 # What is printed

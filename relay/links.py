@@ -58,9 +58,10 @@ CUT_TIMEOUT: Final = limit(
     "before it, streams are gone within five",
 )  # fmt: skip
 
-# Seconds that the streams of a link get to end by themselves after another link has taken its place (SPEC.md
-# §12).
-RETIREMENT: Final = 600.0
+RETIREMENT: Final = limit(
+    600.0, "seconds",
+    "that a link which was replaced may go on serving its open streams before it is closed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,20 +23,27 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from sallyport.relay.registry import MAX_LINKS
+from sallyport.tunnel.limits import limit
 
-# All together. A handshake costs the relay 650 µs, so a burst of this many takes a fifth of a second;
-# gateways beyond it come back after their jitter, where taking them all would let none finish in time (8,000
-# at once: 0 connected).
-MAX_PENDING: Final = 256
+MAX_PENDING: Final = limit(
+    256, "links",
+    "waiting to be up, all together: a handshake costs the relay 650 µs, so this many take a fifth "
+    "of a second; gateways beyond it come back after their jitter, where taking them all would let none "
+    "finish in time (8,000 at once: 0 connected)",
+)  # fmt: skip
 
 # Of one tunnel: as many as it may have links.
 MAX_OF_TUNNEL: Final = MAX_LINKS
 
-# Of one tunnel from one address: gateways behind one NAT may all come back at once.
-MAX_OF_ADDRESS: Final = 32
+MAX_OF_ADDRESS: Final = limit(
+    32, "links",
+    "waiting to be up, of one tunnel from one address: gateways behind one NAT may all come back at once",
+)  # fmt: skip
 
-# Seconds after which a handshake may be given up for somebody else's: four round trips around the world.
-FAIR_TIME: Final = 2.0
+FAIR_TIME: Final = limit(
+    2.0, "seconds",
+    "after which a link's handshake may be given up for somebody else's: four round trips around the world",
+)  # fmt: skip
 
 
 class Waiting(Protocol):

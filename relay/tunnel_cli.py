@@ -6,7 +6,6 @@ They write the relay's database and need no running relay; one that runs sees a 
 for programs and keeps its keys.
 """
 
-import http.client
 import json
 import sys
 from contextlib import closing
@@ -30,6 +29,7 @@ from sallyport.relay.registration import judge_root
 from sallyport.relay.registry import Tunnel, TunnelState
 from sallyport.relay.store import Registered, TunnelStore
 from sallyport.tunnel.limits import limit
+from sallyport.tunnel.net.health_client import HealthSilent, ask_status
 
 app = typer.Typer(help="Register tunnels, look at them, and stop serving them.", no_args_is_help=True)
 
@@ -39,11 +39,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The tunnel's ID, tnl_….")]
-
-_HEALTH_TIMEOUT: Final = limit(
-    2.0, "seconds",
-    "for the running relay's health listener, which is on this machine, to answer",
-)  # fmt: skip
 
 
 @app.command()
@@ -159,17 +154,14 @@ def _live_links(settings: RelayConfig, tunnel: Tunnel) -> list[dict[str, object]
     """
     if settings.health is None:
         return None
-    connection = http.client.HTTPConnection(
-        settings.health.host, settings.health.port, timeout=_HEALTH_TIMEOUT
-    )
-    with closing(connection):
-        try:
-            connection.request("GET", "/status")
-            status = json.load(connection.getresponse())
-            links: list[dict[str, object]] = [link for link in status["links"] if link["tunnel"] == tunnel.id]
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-            return None  # It is not running, or something else listens there.
-    return links
+    try:
+        status = ask_status(settings.health.host, settings.health.port)
+    except HealthSilent:
+        return None  # It is not running, or something else listens there.
+    links = status.get("links") if isinstance(status, dict) else None
+    if not isinstance(links, list):
+        return None  # The listener of something else, a gateway's for instance.
+    return [link for link in links if link.get("tunnel") == tunnel.id]
 
 
 # What is printed

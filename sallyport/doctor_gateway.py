@@ -8,8 +8,6 @@ The canary call needs a caller's bundle; one that lies in the identity folder is
 
 import asyncio
 import contextlib
-import http.client
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -34,12 +32,12 @@ from sallyport.gateway.uplink import UplinkSettings, probe_link
 from sallyport.hops import Hop, Verdict, failed, judge_clock, passed, skipped
 from sallyport.tunnel.errors import LinkRefused, TlsFailed
 from sallyport.tunnel.limits import MEMORY_BUDGET
+from sallyport.tunnel.net.health_client import HealthSilent, ask_status
 from sallyport.tunnel.net.tcp import connect_tcp
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.tls_engine import TlsEngine
 from sallyport.tunnel.windows import MemoryBudget
 
-_HEALTH_LIMIT = 2.0  # seconds; the listener is on this machine
 _LOOK_LIMIT = 10.0  # seconds
 
 
@@ -77,13 +75,10 @@ def _status_of_running(config: GatewayConfig) -> Mapping[str, object] | None:
     """Return what /status of this very gateway says, or None where it does not run or does not tell."""
     if config.health is None:
         return None
-    connection = http.client.HTTPConnection(*config.health, timeout=_HEALTH_LIMIT)
-    with contextlib.closing(connection):
-        try:
-            connection.request("GET", "/status")
-            status = json.load(connection.getresponse())
-        except (OSError, http.client.HTTPException, ValueError):
-            return None  # nobody there, or somebody else: then a link is tried
+    try:
+        status = ask_status(*config.health)
+    except HealthSilent:
+        return None  # nobody there, or somebody else: then a link is tried
     if not isinstance(status, dict) or not isinstance(status.get("relay"), dict):
         return None
     is_this_one = (status.get("gateway"), status.get("tunnel")) == (config.tunnel.name, config.tunnel.id)

@@ -15,8 +15,9 @@ from sallyport.connector.errors import (
     RelayAtLimit,
     TunnelUnknown,
 )
-from sallyport.connector.refusals import Attempt, explain_handshake, explain_loss, reason_of
+from sallyport.connector.refusals import Attempt, explain_handshake, explain_loss
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsFailed, TlsTruncated
+from sallyport.tunnel.net.tcp import reason_of
 
 TUNNEL = "tnl_" + "a" * 32
 ATTEMPT = Attempt(TUNNEL, "alice", "0123456789abcdef")

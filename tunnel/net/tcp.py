@@ -15,6 +15,7 @@ by then it may be somebody else's connection.
 
 import asyncio
 import ipaddress
+import os
 import socket
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
@@ -64,6 +65,14 @@ def taking_turns(found: Sequence[tuple[int, str]]) -> list[str]:
     first = [address for family, address in found if family == found[0][0]]
     second = [address for family, address in found if family != found[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, second)) if each is not None]
+
+
+def reason_of(error: OSError) -> str:
+    """Return the system's words for an error, lower-case, without numbers and addresses."""
+    # An event loop may have put its own words, with the address, into strerror.
+    known = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    text = known or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
 
 
 class _Race:
