@@ -67,10 +67,12 @@ class Desk:
             "js": ["node", "--require", "./resolver.js", "-e", text],
             "python": [sys.executable, "-c", text],
         }[language]
+        # No bytecode: a resolver that is written twice within a second would be taken for the first one.
+        ours = {"CURL_HOME": self.folder, "PYTHONPATH": self.folder, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             command,
             cwd=self.folder,
-            env={**os.environ, "CURL_HOME": str(self.folder), "PYTHONPATH": str(self.folder), **environment},
+            env={**os.environ, **{name: str(value) for name, value in ours.items()}, **environment},
             capture_output=True,
             text=True,
             timeout=60,
