@@ -141,7 +141,8 @@ class Upstream:
             greeter,
             loop=loop,
             verify=_trust_the_context,
-            handshake_timeout=self._connect_timeout,
+            # The limit of the dial as a whole ends it first, and says that it was one of time.
+            handshake_timeout=2 * self._connect_timeout,
         )
         try:
             await connect_tcp(self.url.host, self.url.port, lambda: tls)
