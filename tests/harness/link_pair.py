@@ -158,13 +158,16 @@ async def link_pair(
                 link.carrier_opened()
             yield near, far
             return
+        # Closed without waiting: from Python 3.12 on that would wait for the link, which is closed below.
         server = await loop.create_server(lambda: WebSocketCarrier.server(near), "127.0.0.1", 0)
-        async with server:
+        try:
             port = server.sockets[0].getsockname()[1]
             await loop.create_connection(
                 lambda: WebSocketCarrier.client(far, "relay.test"), "127.0.0.1", port
             )
             yield near, far
+        finally:
+            server.close()
     finally:
         near.close(GoAwayReason.SHUTDOWN)
         far.close(GoAwayReason.SHUTDOWN)
