@@ -5,25 +5,40 @@ One line an event, on standard error: text for people on a terminal, otherwise J
 ``area``, ``event`` and the event's own fields. What libraries log through ``logging`` at warning or above
 takes the same way, so that a log has one format.
 
+Every call is a line, so a line has to be cheap. JSON is made in one step instead of structlog's usual five
+(``_JsonLine``), and a process with an event loop writes what was logged in one turn of it with one system
+call (``join_lines``). A warning is written at once, with all that stands before it.
+
 Nothing here hides anything: no secret, key, payload, header value or query string may be given to a logger
 in the first place.
 """
 
+import atexit
+import json
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
 
 from sallyport.config.sections import LogConfig
 
+try:
+    import orjson
+except ImportError:
+    _HAS_ORJSON = False
+else:
+    _HAS_ORJSON = True
+
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVEL_OF_METHOD = {"warn": "warning", "exception": "error"}
 
 
 def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
@@ -37,14 +52,11 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     level = _LEVELS[config.level]
     is_terminal = stream.isatty()
+    _output.flush()
     _output.stream = stream
+    is_text = config.format == "text" or (config.format == "auto" and is_terminal)
     structlog.configure(
-        processors=[
-            _add_area,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            *_renderers(config, is_terminal=is_terminal),
-        ],
+        processors=_text(is_terminal=is_terminal) if is_text else [_JsonLine()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Writer,
         # One line a call is logged: binding a logger anew each time would cost as much as the line itself.
@@ -53,25 +65,135 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.WARNING), force=True)
 
 
-def _renderers(config: LogConfig, *, is_terminal: bool) -> "list[Processor]":
-    if config.format == "text" or (config.format == "auto" and is_terminal):
-        colors = is_terminal and not os.environ.get("NO_COLOR")
-        return [
-            structlog.dev.ConsoleRenderer(
-                colors=colors, pad_event_to=0, pad_level=False, timestamp_key="time"
-            )
-        ]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+def join_lines(later: Callable[[Callable[[], None]], object]) -> None:
+    """
+    Write the lines of one turn of the event loop together, from now on.
+
+    Args:
+        later: Has its argument called before the loop waits again: ``loop.call_soon``. Lines of other threads
+            are written as they come.
+    """
+    _output.join(later)
 
 
-@dataclass(slots=True)
+def write_lines() -> None:
+    """Write what waits, and from now on each line at once: the event loop is about to end."""
+    _output.part()
+
+
+def _text(*, is_terminal: bool) -> "list[Processor]":
+    colors = is_terminal and not os.environ.get("NO_COLOR")
+    return [
+        _add_area,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0, pad_level=False, timestamp_key="time"),
+    ]
+
+
+def _add_area(logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
+    event.setdefault("area", logger.area)
+    return event
+
+
+class _JsonLine:
+    """
+    Renders an event as one line of JSON, in one step.
+
+    Args:
+        now: The time in nanoseconds since 1970.
+    """
+
+    def __init__(self, now: Callable[[], int] = time.time_ns) -> None:
+        self._now = now
+        self._second = -1
+        self._second_text = ""
+
+    def __call__(self, logger: "WrappedLogger", method: str, event: "EventDict") -> str:
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(logger, method, event)
+        line: dict[str, object] = {
+            "time": self._time(),
+            "level": _LEVEL_OF_METHOD.get(method, method),
+            "area": event.pop("area", logger.area),
+            "event": event.pop("event"),
+        }
+        line.update(event)
+        return _dumps(line)
+
+    def _time(self) -> str:
+        """Return the time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
+        second, rest = divmod(self._now(), 1_000_000_000)
+        if second != self._second:
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._second_text}.{rest // 1000:06d}Z"
+
+
+def _dumps(line: dict[str, object]) -> str:
+    if _HAS_ORJSON:
+        try:
+            return orjson.dumps(line, default=repr).decode()
+        except TypeError:
+            pass  # A surrogate, or a number of more than 64 bits: the slower one takes everything.
+    return json.dumps(line, default=repr)
+
+
 class _Output:
-    """Where every logger of the process writes: one place, so that loggers made earlier follow a change."""
+    """
+    Where every logger of the process writes: one place, so that loggers made earlier follow a change.
 
-    stream: TextIO
+    Args:
+        stream: Where lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._thread = 0  # that of the event loop
+        self._waiting: list[str] = []
+
+    def join(self, later: Callable[[Callable[[], None]], object]) -> None:
+        self._later = later
+        self._thread = threading.get_ident()
+
+    def part(self) -> None:
+        self._later = None
+        self.flush()
+
+    def take(self, line: str) -> None:
+        """Take a line that may wait for the end of the turn."""
+        if self._later is None or threading.get_ident() != self._thread:
+            self._write(line + "\n")
+            return
+        if not self._waiting:
+            self._later(self.flush)
+        self._waiting.append(line)
+
+    def take_now(self, line: str) -> None:
+        """Take a line that must not be lost, whatever happens next."""
+        if threading.get_ident() == self._thread:
+            self.flush()
+        self._write(line + "\n")
+
+    def flush(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            waiting.append("")
+            self._write("\n".join(waiting))
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):
+            # The log's reader has gone (closed pipe, full disk): calls go on, and nobody is left to tell.
+            return
 
 
 _output = _Output(sys.stderr)
+atexit.register(_output.part)
 
 
 class _Writer:
@@ -79,21 +201,8 @@ class _Writer:
 
     def __init__(self, area: str = "sallyport") -> None:
         self.area = area
-
-    def msg(self, line: str) -> None:
-        try:
-            _output.stream.write(line + "\n")
-            _output.stream.flush()
-        except (OSError, ValueError):
-            # The log's reader has gone (closed pipe, full disk): calls go on, and nobody is left to tell.
-            return
-
-    debug = info = warning = warn = error = critical = exception = msg
-
-
-def _add_area(logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
-    event.setdefault("area", logger.area)
-    return event
+        self.msg = self.debug = self.info = _output.take
+        self.warning = self.warn = self.error = self.critical = self.exception = _output.take_now
 
 
 class _FromLibraries(logging.Handler):

@@ -22,7 +22,7 @@ import typer
 from sallyport.certs.bundle import Bundle
 from sallyport.certs.names import TunnelId, domain as checked_domain, server_name
 from sallyport.config.fields import Address, FieldRefused
-from sallyport.config.logs import configure_logging
+from sallyport.config.logs import configure_logging, join_lines, write_lines
 from sallyport.config.sections import LogConfig
 from sallyport.connector.bundles import find_bundle
 from sallyport.connector.client import serve
@@ -175,8 +175,12 @@ def _welcome(tunnel: TunnelId, server: str | None, port: int) -> str:
 async def _serve_until_stopped(
     dialler: Dialler, server: str | None, port: int, listening: Callable[[int], None]
 ) -> None:
-    with anyio.CancelScope() as running, _on_stop_signal(running.cancel):
-        await serve(dialler, server=server, port=port, listening=listening)
+    join_lines(asyncio.get_running_loop().call_soon)
+    try:
+        with anyio.CancelScope() as running, _on_stop_signal(running.cancel):
+            await serve(dialler, server=server, port=port, listening=listening)
+    finally:
+        write_lines()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import structlog
 from sallyport.connector.dial import Dialler, GatewayTransport
 from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRefused
 from sallyport.connector.local_request import LocalSide, without
-from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
+from sallyport.tunnel.http1 import OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.http_client import ClientPool, Spawn, UpstreamConnection
 from sallyport.tunnel.net.http_forward import (
@@ -95,17 +95,27 @@ class HttpEndpoint:
 
     def decide(self, head: RequestHead) -> Decision:
         """Say what becomes of a request: refused here, or sent on to the gateway."""
+        model = head.model or head
+        if isinstance(model.plan, Forward):
+            return model.plan  # It repeats one that was admitted, and nothing has changed since.
         try:
             host = self._local.check(head.headers)
         except LocalRequestRefused as error:
             return json_rpc_error(error.status, str(error), data={"rule": error.rule, "executed": "no"})
+        forward = model.plan = Forward(
+            OutgoingHead.of(self._rebuilt(head, host)), self._pool, _GATEWAY_KNOWS_BEST, self._explain
+        )
+        return forward
+
+    def _rebuilt(self, head: RequestHead, host: bytes) -> RequestHead:
+        """Return the head as the gateway is to see it."""
         # Where the connector has no key, a client's own goes on: it is for the gateway to judge.
         ours = [name.lower() for name, _ in self._dialler.credential]
         headers = without(without_hop_by_hop(head.headers), b"host", b"origin", *ours)
         headers.insert(0, (b"Host", self._gateway_host))
         headers.append((b"Sallyport-Base", self._local.public_base(host, head.target)))
         headers.extend(self._dialler.credential)
-        rebuilt = RequestHead(
+        return RequestHead(
             method=head.method,
             target=self._local.gateway_target(head.target),
             version=b"1.1",
@@ -115,7 +125,6 @@ class HttpEndpoint:
             expect_continue=False,
             host=self._gateway_host,
         )
-        return Forward(rebuilt, self._pool, _GATEWAY_KNOWS_BEST, self._explain)
 
     # Failures
 

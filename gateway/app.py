@@ -11,7 +11,6 @@ it at once.
 """
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from sallyport import __version__
 from sallyport.certs.contexts import door_context, root_giving_context
 from sallyport.config.gateway import GatewayConfig
+from sallyport.config.logs import join_lines, write_lines
 from sallyport.gateway.door import Door, DoorContexts
 from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
 from sallyport.gateway.keyring import Keyring
@@ -35,7 +35,7 @@ from sallyport.gateway.service import Gateway
 from sallyport.gateway.uplink import Uplink
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
-from sallyport.tunnel.net.sockets import raise_descriptor_limit
+from sallyport.tunnel.net.life import serve_until_signal
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.gateway")
@@ -67,21 +67,11 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
             used.
         TunnelError: The health listener's address cannot be used.
     """
-    raise_descriptor_limit()
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with start(config, clock=clock) as app:
-            await anext(signals)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_at_signal, signals, tasks.cancel_scope)
-                await app.drain()
-                tasks.cancel_scope.cancel()
-    log.info("stopped")
-
-
-async def _cancel_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
-    await anext(signals)
-    log.warning("stopping at once")
-    scope.cancel()
+    join_lines(asyncio.get_running_loop().call_soon)
+    try:
+        await serve_until_signal(start(config, clock=clock), log=log)
+    finally:
+        write_lines()
 
 
 @asynccontextmanager

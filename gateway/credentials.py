@@ -13,7 +13,7 @@ for the gateway alone: here it is taken out of the headers, or the request ends 
 Identity §5.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from sallyport.certs.api_key import API_KEY_PREFIX, ApiKey, holds_api_key
@@ -46,7 +46,9 @@ class Credential:
     trust: str
     """How he proved it: ``certificate`` or ``key``."""
     key: StoredKey | None
-    """The key that came with the request, if one did."""
+    """What is kept of the key that came with the request, if one did."""
+    presented: ApiKey | None = field(default=None, repr=False)
+    """That key itself."""
 
     def require(self, server: str) -> None:
         """
@@ -57,6 +59,20 @@ class Credential:
         """
         if self.key is not None and not self.key.opens(server):
             raise RequestRefused(403, "key-server", f"key {self.key.name} is not for server {server}")
+
+    def is_still_good(self, keys: Keys | None) -> bool:
+        """
+        Ask again, for a request that repeats the one which this was made for.
+
+        Returns:
+            Whether nothing has changed; else ``identify`` says what has.
+
+        Raises:
+            RequestRefused: 503 ``keys``: no key can be judged.
+        """
+        if self.presented is None:
+            return True
+        return keys is not None and _look_up(self.presented, keys) is self.key
 
 
 def identify(
@@ -87,10 +103,10 @@ def identify(
         raise RequestRefused(401, "key", KEYS_OFF)
     if len(presented) > 1:
         raise RequestRefused(401, "key", "the request carries more than one API key")
-    key = _judge(presented[0], keys)
+    api_key, stored = _judge(presented[0], keys)
     if certified:
-        return Credential(certified, "certificate", key), rest
-    return Credential(f"key:{key.name}", "key", key), rest
+        return Credential(certified, "certificate", stored, api_key), rest
+    return Credential(f"key:{stored.name}", "key", stored, api_key), rest
 
 
 def _take_keys(headers: Headers) -> tuple[list[bytes], Headers]:
@@ -123,7 +139,7 @@ def _key_in(authorization: bytes) -> bytes | None:
             return b"" if holds_api_key(authorization) else None
 
 
-def _judge(presented: bytes, keys: Keys) -> StoredKey:
+def _judge(presented: bytes, keys: Keys) -> tuple[ApiKey, StoredKey]:
     # One answer for a key that never was, one that was revoked and one that is misspelt: a stranger learns
     # nothing from the difference, and the operator has the list.
     refused = RequestRefused(401, "key", "this is no API key of this gateway, or it was revoked")
@@ -131,16 +147,20 @@ def _judge(presented: bytes, keys: Keys) -> StoredKey:
         key = ApiKey(presented)
     except NameRefused:
         raise refused from None  # the cause would carry nothing: a key is quoted nowhere
+    found = _look_up(key, keys)
+    if found is None:
+        raise refused
+    return key, found
+
+
+def _look_up(key: ApiKey, keys: Keys) -> StoredKey | None:
     try:
-        found = keys.find(key)
+        return keys.find(key)
     except KeysUnusable as error:
         # Not 401: the key may be good, and a client that throws it away would have to be told again.
         raise RequestRefused(
             503, "keys", "this gateway cannot judge API keys now, and accepts none; its log says why"
         ) from error
-    if found is None:
-        raise refused
-    return found
 
 
 def _how_to_call(target: bytes) -> str:

@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from json import dumps
+from typing import NamedTuple
 
 import structlog
 
 from sallyport.gateway.credentials import UNIDENTIFIED, Credential, Keys, identify
 from sallyport.gateway.errors import RequestRefused, UpstreamFailed
 from sallyport.gateway.policy import Policy
-from sallyport.gateway.routes import CANARY, Routes
+from sallyport.gateway.routes import CANARY, Route, Routes
 from sallyport.gateway.servers import Server
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsTruncated
-from sallyport.tunnel.http1 import Headers, RequestHead, without_hop_by_hop
+from sallyport.tunnel.http1 import Headers, OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.net.http_forward import (
     Answer,
     CallRecord,
@@ -79,6 +80,20 @@ class Premises:
     """Where API keys are looked up; None when they are off."""
 
 
+class _Plan(NamedTuple):
+    """
+    What was decided about a head: good for all requests that repeat it, as long as their key is.
+
+    Nothing else that a decision depends on can change under a connection: who holds its certificate, and what
+    the config says.
+    """
+
+    credential: Credential
+    caller: Caller
+    server: Server
+    forward: Forward
+
+
 def _welcome(_principal: str) -> None:
     """Let every principal in."""
 
@@ -126,26 +141,33 @@ class Conversation:
         self._server = self._rule = ""
 
     def _decide(self, head: RequestHead) -> Decision:
-        # Before the route: which servers there are is not for strangers.
-        credential, headers = self._identify(head)
-        route = self._premises.routes.decide(head, self._caller.server_name)
-        self._server = route.server
-        if route.server == CANARY:
-            _CANARY_POLICY.admitted(headers)
-            return self._canary()
-        credential.require(route.server)
+        model = head.model or head
+        plan = model.plan
+        if isinstance(plan, _Plan) and plan.credential.is_still_good(self._premises.keys):
+            self._caller = plan.caller
+            self._welcome(plan.caller.principal)
+        else:
+            # Before the route: which servers there are is not for strangers.
+            credential, headers = self._identify(head)
+            route = self._premises.routes.decide(head, self._caller.server_name)
+            self._server = route.server
+            if route.server == CANARY:
+                _CANARY_POLICY.admitted(headers)
+                return self._canary()
+            credential.require(route.server)
+            plan = model.plan = self._plan(head, credential, headers, route)
+        self._server = plan.server.name
+        plan.server.counts.calls += 1
+        return plan.forward
+
+    def _plan(self, head: RequestHead, credential: Credential, headers: Headers, route: Route) -> "_Plan":
+        """Make the head that is sent on, for this request and for those that repeat it."""
         server = self._premises.servers[route.server]
-        server.counts.calls += 1
-        admitted = server.policy.admitted(headers)
         authority = server.upstream.url.authority
-        rebuilt = replace(
-            head,
-            target=route.target,
-            version=b"1.1",
-            headers=with_host(without_hop_by_hop(admitted), authority),
-            host=authority,
-        )
-        return Forward(rebuilt, server.pool, server.timeouts, self._explain)
+        passing = with_host(without_hop_by_hop(server.policy.admitted(headers)), authority)
+        outgoing = OutgoingHead.of(replace(head, target=route.target, headers=passing, host=authority))
+        forward = Forward(outgoing, server.pool, server.timeouts, self._explain)
+        return _Plan(credential, self._caller, server, forward)
 
     def _identify(self, head: RequestHead) -> tuple[Credential, Headers]:
         """Say who makes this request, for the log as well; return his headers without a key."""

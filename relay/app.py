@@ -12,7 +12,6 @@ second signal ends it at once.
 
 import asyncio
 import secrets
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -26,6 +25,7 @@ from anyio.abc import TaskGroup
 
 from sallyport import __version__
 from sallyport.certs.errors import CertificateError
+from sallyport.config.logs import join_lines, write_lines
 from sallyport.config.relay import RelayConfig
 from sallyport.relay.arrivals import Arrivals
 from sallyport.relay.errors import DatabaseFailed
@@ -37,7 +37,7 @@ from sallyport.relay.registry import Registry
 from sallyport.relay.store import TunnelStore
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
-from sallyport.tunnel.net.sockets import raise_descriptor_limit
+from sallyport.tunnel.net.life import serve_until_signal
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.relay")
@@ -73,24 +73,11 @@ async def run(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now) 
         CertificateError: the relay's own certificate or key cannot be used.
         ExceptionGroup: of a TunnelError, when the health listener's address cannot be used.
     """
-    raise_descriptor_limit()
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with start(config, clock=clock) as relay:
-            async for _ in signals:
-                break
-            with anyio.CancelScope() as draining:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_cancel_at_signal, signals, draining)
-                    await relay.drain()
-                    tasks.cancel_scope.cancel()
-    log.info("stopped")
-
-
-async def _cancel_at_signal(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
-    async for _ in signals:
-        log.warning("stopping at once")
-        scope.cancel()
-        return
+    join_lines(asyncio.get_running_loop().call_soon)
+    try:
+        await serve_until_signal(start(config, clock=clock), log=log)
+    finally:
+        write_lines()
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 HTTP/1.1, without I/O: bytes in, events out; heads in, bytes out.
 
 The map: ``http1_heads`` judges a complete head by ``http1_grammar``, with ``http1_split`` as a second reading
-and ``http1_faults`` to name what is wrong; ``http1_body`` finds the end of a body; ``http1_encode`` writes.
+and ``http1_faults`` to name what is wrong; ``http1_memo`` recognises one that comes again; ``http1_body``
+finds the end of a body; ``http1_encode`` writes.
 Here are the two readers that put them together, and the names that the rest of the product imports.
 
 A reader is fed with ``receive`` and answers with the events of one message: its head, pieces of its body as
@@ -21,9 +22,11 @@ from sallyport.tunnel.http1_body import BodyDecoder, body_decoder
 from sallyport.tunnel.http1_encode import (
     CONTINUE,
     LAST_CHUNK,
+    OutgoingHead,
     chunk,
     encode_request,
     encode_response,
+    pass_response,
     without_hop_by_hop,
 )
 from sallyport.tunnel.http1_faults import check_beginning
@@ -41,6 +44,7 @@ from sallyport.tunnel.http1_heads import (
     parse_request_head,
     parse_response_head,
 )
+from sallyport.tunnel.http1_memo import HeadMemo
 from sallyport.tunnel.limits import limit
 
 __all__ = [
@@ -55,7 +59,9 @@ __all__ = [
     "BodyKind",
     "EndOfMessage",
     "HeadLimits",
+    "HeadMemo",
     "Headers",
+    "OutgoingHead",
     "RequestEvent",
     "RequestHead",
     "RequestReader",
@@ -65,6 +71,7 @@ __all__ = [
     "chunk",
     "encode_request",
     "encode_response",
+    "pass_response",
     "without_hop_by_hop",
 ]
 
@@ -93,9 +100,10 @@ _Head = TypeVar("_Head", RequestHead, ResponseHead)
 class _MessageReader(Generic[_Head]):
     """What reading a request and reading an answer have in common; ``_status`` is the role."""
 
-    def __init__(self, status: int, limits: HeadLimits) -> None:
+    def __init__(self, status: int, limits: HeadLimits, memo: HeadMemo[_Head]) -> None:
         self._status = status
         self._limits = limits
+        self._memo: HeadMemo[_Head] = memo
         self._beginning = bytearray()  # a head of which the end has not come
         self._decoder: BodyDecoder | None = None  # while a body is being read
         self._held = b""
@@ -120,6 +128,26 @@ class _MessageReader(Generic[_Head]):
     def is_in_body(self) -> bool:
         """Whether the head is complete and the body is not."""
         return self._decoder is not None
+
+    def _read_head(self, data: bytes) -> tuple[_Head, bytes] | None:
+        """Return a head that is now complete, judged, and what is behind it; None while it is not."""
+        if not self._beginning and (known := self._memo.recall(data)) is not None:
+            return known[0], data[known[1] :]
+        found = self._take_head(data)
+        if found is None:
+            return None
+        raw, rest = found
+        # One that came in pieces may be known as well.
+        known = self._memo.recall(raw)
+        if known is not None:
+            return known[0], rest
+        head = self._judge(raw)
+        self._memo.keep(raw, head)
+        return head, rest
+
+    def _judge(self, raw: bytes) -> _Head:
+        """Judge a complete head."""
+        raise NotImplementedError
 
     def _take_head(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Return the complete head and what is behind it; None while it is incomplete."""
@@ -147,6 +175,19 @@ class _MessageReader(Generic[_Head]):
     def _too_large(self) -> int:
         return 431 if self._status == 400 else self._status
 
+    def _begin_body(self, body: Body, data: bytes, events: list[_Head | bytes | EndOfMessage]) -> None:
+        """Turn to what is behind a head; a body that is there as a whole, as most are, needs no decoder."""
+        kind, length = body
+        if (kind is BodyKind.LENGTH or kind is BodyKind.NONE) and len(data) >= length:
+            if length:
+                events.append(data if len(data) == length else data[:length])
+            self._ended = True
+            self._held = data[length:]
+            events.append(END_OF_MESSAGE)
+            return
+        self._decoder = body_decoder(body, status=self._status)
+        self._take_body(data, events)
+
     def _take_body(self, data: bytes, events: list[_Head | bytes | EndOfMessage]) -> None:
         if self._decoder is None:
             raise AssertionError("a body is read only behind its head")
@@ -169,7 +210,7 @@ class RequestReader(_MessageReader[RequestHead]):
     """
 
     def __init__(self, limits: HeadLimits = _DEFAULT_LIMITS) -> None:
-        super().__init__(400, limits)
+        super().__init__(400, limits, HeadMemo[RequestHead]())
 
     def receive(self, data: bytes) -> list[RequestEvent]:
         """
@@ -182,16 +223,16 @@ class RequestReader(_MessageReader[RequestHead]):
             self._held += data
             return []
         events: list[RequestEvent] = []
-        if self._decoder is None:
-            found = self._take_head(data)
-            if found is None:
-                return events
-            raw, data = found
-            head = parse_request_head(raw, self._limits)
-            self._decoder = body_decoder(head.body, status=400)
+        if self._decoder is not None:
+            self._take_body(data, events)
+        elif (found := self._read_head(data)) is not None:
+            head, rest = found
             events.append(head)
-        self._take_body(data, events)
+            self._begin_body(head.body, rest, events)
         return events
+
+    def _judge(self, raw: bytes) -> RequestHead:
+        return parse_request_head(raw, self._limits)
 
     def start_next(self) -> list[RequestEvent]:
         """
@@ -227,10 +268,13 @@ class ResponseReader(_MessageReader[ResponseHead]):
 
     Args:
         limits: How large a head may be.
+        memo: Heads that are known; connections to one server may share it, under the same limits.
     """
 
-    def __init__(self, limits: HeadLimits = _DEFAULT_LIMITS) -> None:
-        super().__init__(502, limits)
+    def __init__(
+        self, limits: HeadLimits = _DEFAULT_LIMITS, memo: HeadMemo[ResponseHead] | None = None
+    ) -> None:
+        super().__init__(502, limits, HeadMemo[ResponseHead]() if memo is None else memo)
         self._ended = True
         self._method = b""
         self._interim = 0
@@ -254,23 +298,29 @@ class ResponseReader(_MessageReader[ResponseHead]):
             self._held += data
             return []
         events: list[ResponseEvent] = []
-        while self._decoder is None:
-            found = self._take_head(data)
-            if found is None:
-                return events
-            raw, data = found
-            head = parse_response_head(raw, self._method, self._limits)
+        if self._decoder is not None:
+            self._take_body(data, events)
+            return events
+        while data and (found := self._read_head(data)) is not None:
+            head, data = found
             events.append(head)
             if head.status >= 200:
-                self._decoder = body_decoder(head.body, status=502)
+                self._begin_body(head.body, data, events)
                 break
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise HttpRefused(502, "too many interim answers")
-            if not data:
-                return events
-        self._take_body(data, events)
         return events
+
+    def _read_head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        if self._method != b"HEAD":
+            return super()._read_head(data)
+        # What follows a head depends on the method here, so that the memo has nothing to say.
+        found = self._take_head(data)
+        return None if found is None else (self._judge(found[0]), found[1])
+
+    def _judge(self, raw: bytes) -> ResponseHead:
+        return parse_response_head(raw, self._method, self._limits)
 
     def receive_eof(self) -> list[ResponseEvent]:
         """

@@ -6,6 +6,7 @@ must match to be read, so a line end smuggled into a value by any mistake above 
 """
 
 import re
+from typing import NamedTuple
 
 from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
 from sallyport.tunnel.http1_heads import Body, BodyKind, RequestHead, ResponseHead
@@ -54,6 +55,37 @@ def without_hop_by_hop(headers: Headers) -> Headers:
     return passing
 
 
+class OutgoingHead(NamedTuple):
+    """
+    The head of a request on its way out: all of it but the framing fields.
+
+    Apart, because those are the body's matter, and the rest is often the same for many requests.
+
+    Attributes:
+        method: As in ``RequestHead``.
+        beginning: The request line and the fields, each with its line end.
+    """
+
+    method: bytes
+    beginning: bytes
+
+    @classmethod
+    def of(cls, head: RequestHead) -> "OutgoingHead":
+        """
+        Write a head down: HTTP/1.1, without the framing fields that it came with.
+
+        Raises:
+            ValueError: The head is not one that we would accept ourselves.
+        """
+        lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
+        lines += [b"%b: %b" % field for field in head.headers if field[0].lower() not in _FRAMING]
+        return cls(head.method, _beginning(lines, REQUEST_SHAPE))
+
+    def framed(self, body: Body) -> bytes:
+        """Return the whole head, for a body with that framing."""
+        return self.beginning + _framing(body) + b"\r\n"
+
+
 def encode_request(head: RequestHead) -> bytes:
     """
     Write a request head: HTTP/1.1, with the framing fields that ``head.body`` asks for.
@@ -61,10 +93,7 @@ def encode_request(head: RequestHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
-    lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
-    lines += [b"%b: %b" % field for field in head.headers if field[0].lower() not in _FRAMING]
-    lines += _framing_lines(head.body)
-    return _encode(lines, REQUEST_SHAPE)
+    return OutgoingHead.of(head).framed(head.body)
 
 
 def encode_response(head: ResponseHead) -> bytes:
@@ -77,17 +106,44 @@ def encode_response(head: ResponseHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
+    return _response_beginning(head, head.headers) + _response_end(head, head.body, head.keep_alive)
+
+
+def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
+    """
+    Write the head of an answer for the next hop: ``encode_response`` of what passes it.
+
+    Args:
+        head: As it was received.
+        body: The framing that the next hop gets.
+        keep_alive: Whether the connection to it goes on.
+
+    Raises:
+        ValueError: As ``encode_response``.
+    """
+    model = head.model or head
+    passing = model.passing
+    if passing is None:
+        passing = model.passing = _response_beginning(model, without_hop_by_hop(model.headers))
+    return passing + _response_end(head, body, keep_alive)
+
+
+def _response_beginning(head: ResponseHead, fields: Headers) -> bytes:
+    """Return the status line and the fields, each with its line end, all but the framing fields."""
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    is_interim = head.status < 200
-    keeps_length = head.body.kind is BodyKind.NONE and not is_interim and head.status != 204
-    for field in head.headers:
+    keeps_length = head.body.kind is BodyKind.NONE and head.status >= 200 and head.status != 204
+    for field in fields:
         name = field[0].lower()
         if name not in _FRAMING or (keeps_length and name == b"content-length"):
             lines.append(b"%b: %b" % field)
-    lines += _framing_lines(head.body)
-    if not head.keep_alive and not is_interim:
-        lines.append(b"Connection: close")
-    return _encode(lines, RESPONSE_SHAPE)
+    return _beginning(lines, RESPONSE_SHAPE)
+
+
+def _response_end(head: ResponseHead, body: Body, keep_alive: bool) -> bytes:
+    """Return the framing fields and the empty line."""
+    if keep_alive or head.status < 200:
+        return _framing(body) + b"\r\n"
+    return _framing(body) + b"Connection: close\r\n\r\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -97,22 +153,20 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _encode(lines: list[bytes], shape: re.Pattern[bytes]) -> bytes:
-    encoded = b"\r\n".join([*lines, b"", b""])
+def _beginning(lines: list[bytes], shape: re.Pattern[bytes]) -> bytes:
+    """Join the lines of a head, which is complete but for the framing fields and the empty line."""
+    joined = b"\r\n".join([*lines, b""])
     # A line end inside a value could make two fields of one, both well shaped: so the lines are counted.
-    if not shape.fullmatch(encoded) or encoded.count(b"\n") != len(lines) + 1:
+    if not shape.fullmatch(joined + b"\r\n") or joined.count(b"\n") != len(lines):
         raise ValueError("a head that may not be sent")
-    return encoded
+    return joined
 
 
-def _framing_lines(body: Body) -> list[bytes]:
-    match body.kind:
-        case BodyKind.LENGTH:
-            return [b"Content-Length: %d" % body.length]
-        case BodyKind.CHUNKED:
-            return [b"Transfer-Encoding: chunked"]
-        case BodyKind.NONE | BodyKind.UNTIL_CLOSE:
-            return []
+def _framing(body: Body) -> bytes:
+    """Return the framing field of a body with its line end; empty for none."""
+    if body.kind is BodyKind.LENGTH:
+        return b"Content-Length: %d\r\n" % body.length
+    return b"Transfer-Encoding: chunked\r\n" if body.kind is BodyKind.CHUNKED else b""
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:

@@ -16,9 +16,9 @@ Deliberately absent: bodies (``http1_body``), trailers, upgrades, HTTP/0.9 and H
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1_faults import request_fault, response_fault
@@ -69,8 +69,7 @@ class BodyKind(Enum):
     UNTIL_CLOSE = "until close"  # answers only
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """
     The framing of a body.
 
@@ -102,6 +101,9 @@ class RequestHead:
         keep_alive: Whether the caller's connection may carry another request; never so for HTTP/1.0.
         expect_continue: Whether the caller waits for ``100 Continue`` before it sends the body.
         host: The value of Host; empty where an HTTP/1.0 caller sent none.
+        model: The head that this one repeats but for the digits of its Content-Length (``http1_memo``); None
+            for one that was read anew. What depends on anything else is true of both.
+        plan: What the connection's owner remembers of a model; nobody else looks at it.
     """
 
     method: bytes
@@ -112,6 +114,28 @@ class RequestHead:
     keep_alive: bool
     expect_continue: bool
     host: bytes
+    model: "RequestHead | None" = field(default=None, compare=False, repr=False)
+    plan: object = field(default=None, compare=False, repr=False)
+
+    def with_length(self, digits: bytes, position: int) -> "RequestHead":
+        """
+        Return the head that differs from this one in the length of its body only.
+
+        Args:
+            digits: The value of Content-Length.
+            position: Where that field stands among the headers.
+        """
+        return RequestHead(
+            self.method,
+            self.target,
+            self.version,
+            _with_value(self.headers, position, digits),
+            Body(BodyKind.LENGTH, int(digits)),
+            self.keep_alive,
+            self.expect_continue,
+            self.host,
+            self,
+        )
 
 
 @dataclass(slots=True)
@@ -125,6 +149,8 @@ class ResponseHead:
         headers: As in a request.
         body: Its framing, given the request's method.
         keep_alive: Whether the connection may carry another request.
+        model: As in a request.
+        passing: What of it passes to the next hop, once somebody has written that down (``http1_encode``).
     """
 
     status: int
@@ -132,6 +158,20 @@ class ResponseHead:
     headers: Headers
     body: Body
     keep_alive: bool
+    model: "ResponseHead | None" = field(default=None, compare=False, repr=False)
+    passing: bytes | None = field(default=None, compare=False, repr=False)
+
+    def with_length(self, digits: bytes, position: int) -> "ResponseHead":
+        """Return the head that differs from this one in the length of its body only: as for requests."""
+        body = Body(BodyKind.LENGTH, int(digits))
+        headers = _with_value(self.headers, position, digits)
+        return ResponseHead(self.status, self.reason, headers, body, self.keep_alive, self)
+
+
+def _with_value(headers: Headers, position: int, value: bytes) -> Headers:
+    changed = headers.copy()
+    changed[position] = (headers[position][0], value)
+    return changed
 
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"QUERY"})

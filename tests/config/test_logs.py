@@ -3,12 +3,13 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
-from sallyport.config.logs import configure_logging
+from sallyport.config.logs import configure_logging, join_lines, write_lines
 from sallyport.config.sections import LogConfig
 
 
@@ -17,6 +18,7 @@ def _as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
+    write_lines()
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -92,3 +94,69 @@ def test_lost_reader_stops_nothing() -> None:
     configure_logging(LogConfig(), stream)
     stream.close()
     structlog.get_logger("sallyport.relay").info("still here")
+
+
+class _Counting(io.StringIO):
+    """Counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+def events_of(stream: io.StringIO) -> list[str]:
+    """Return the events of the lines that were written."""
+    return [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+def test_lines_of_one_turn_are_written_together() -> None:
+    """One system call for many calls, when the loop says that the turn is over."""
+    stream, turn_ends = _Counting(), list[Callable[[], None]]()
+    configure_logging(LogConfig(format="json"), stream)
+    join_lines(turn_ends.append)
+    log = structlog.get_logger("sallyport.gateway")
+    log.info("one")
+    log.info("two")
+    assert (events_of(stream), len(turn_ends)) == ([], 1)
+
+    turn_ends.pop()()
+    assert (events_of(stream), stream.writes) == (["one", "two"], 1)
+
+    log.info("three")
+    write_lines()
+    log.info("four")
+    assert events_of(stream) == ["one", "two", "three", "four"]
+
+
+def test_a_warning_does_not_wait() -> None:
+    """What stands before it goes first, so that the order stays."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="json"), stream)
+    join_lines(lambda _write: None)
+    log = structlog.get_logger("sallyport.gateway")
+    log.info("one")
+    log.warning("two")
+    assert events_of(stream) == ["one", "two"]
+
+
+def test_other_threads_write_their_lines_themselves() -> None:
+    """The loop's ``call_soon`` is for its own thread."""
+    stream, turn_ends = io.StringIO(), list[Callable[[], None]]()
+    configure_logging(LogConfig(format="json"), stream)
+    join_lines(turn_ends.append)
+    log = structlog.get_logger("sallyport.gateway")
+    thread = threading.Thread(target=log.info, args=("elsewhere",))
+    thread.start()
+    thread.join()
+    assert (events_of(stream), turn_ends) == (["elsewhere"], [])
+
+
+def test_nothing_is_too_odd_for_a_line() -> None:
+    """A line is written whatever its values are: big numbers, half characters, objects."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="json"), stream)
+    structlog.get_logger("sallyport.gateway").info("odd", big=2**80, half="\ud800", thing=object)
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["big"], line["half"], line["thing"]) == (2**80, "\ud800", "<class 'object'>")

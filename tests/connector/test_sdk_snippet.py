@@ -14,7 +14,7 @@ import pytest
 
 from sallyport.certs.contexts import door_context
 from sallyport.connector.snippets import Kind, LocalServer, snippet
-from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
+from sallyport.tunnel.http1 import OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.net.http_client import ClientPool
 from sallyport.tunnel.net.http_forward import Decision, Forward, ForwardTimeouts, json_rpc_error
 from sallyport.tunnel.net.http_server import HttpServer
@@ -56,7 +56,7 @@ def gateway_to(far: FarSide, *, pool: ClientPool, tunnel: TestIdentity, port: in
         headers += [header for header in without_hop_by_hop(head.headers) if header[0].lower() != b"host"]
         target = head.target.removeprefix(b"/tickets")
         return Forward(
-            replace(head, target=target, headers=headers, host=host, expect_continue=False),
+            OutgoingHead.of(replace(head, target=target, headers=headers, host=host)),
             pool,
             ForwardTimeouts(30, 30),
             lambda failure: json_rpc_error(502, str(failure.error)),

@@ -3,19 +3,22 @@
 import asyncio
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import pytest
 from structlog.testing import capture_logs
 
+from sallyport.certs.api_key import ApiKey
 from sallyport.config.gateway import ServerConfig
 from sallyport.gateway.errors import UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
 from sallyport.gateway.exchange import Caller, Conversation, Premises, with_host
+from sallyport.gateway.keys import KeyTable, StoredKey
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import Server, open_servers
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsTruncated
-from sallyport.tunnel.http1 import CHUNKED, Body, BodyKind
+from sallyport.tunnel.http1 import CHUNKED, NO_BODY, Body, BodyKind, RequestHead
 from sallyport.tunnel.http1_heads import parse_request_head
 from sallyport.tunnel.net.http_forward import Answer, CallRecord, Executed, Forward, ForwardFailure, Stage
 
@@ -73,6 +76,11 @@ def forwarded(decision: Forward | Answer) -> Forward:
     return decision
 
 
+def sent(decision: Forward | Answer, body: Body = NO_BODY) -> RequestHead:
+    """Return the head that goes to the server, as the server reads it."""
+    return parse_request_head(forwarded(decision).head.framed(body))
+
+
 def error_of(answer: Forward | Answer) -> tuple[int, dict[str, object]]:
     """Demand an answer of the gateway's own; return its status and JSON-RPC error."""
     assert isinstance(answer, Answer), answer
@@ -85,7 +93,7 @@ def error_of(answer: Forward | Answer) -> tuple[int, dict[str, object]]:
 
 def test_the_head_is_made_anew(conversation: Conversation) -> None:
     """Host is the upstream's; hop-by-hop fields and ours are gone; all else keeps place, case and number."""
-    decision = forwarded(
+    head = sent(
         decide(
             conversation,
             """POST /mcp/x?y=%2e%2e HTTP/1.1
@@ -103,13 +111,14 @@ def test_the_head_is_made_anew(conversation: Conversation) -> None:
             Transfer-Encoding: chunked
             Authorization: Bearer eyJ
             traceparent: 00-1-2-01""".replace("            ", ""),
-        )
+        ),
+        CHUNKED,
     )
 
-    assert decision.head.target == b"/mcp/x?y=%2e%2e"
-    assert decision.head.host == b"127.0.0.1:9000"
-    assert decision.head.body is CHUNKED
-    assert decision.head.headers == [
+    assert head.target == b"/mcp/x?y=%2e%2e"
+    assert head.host == b"127.0.0.1:9000"
+    assert head.body is CHUNKED
+    assert head.headers == [
         (b"Host", b"127.0.0.1:9000"),
         (b"accept", b"application/json"),
         (b"Accept", b"text/event-stream"),
@@ -117,15 +126,16 @@ def test_the_head_is_made_anew(conversation: Conversation) -> None:
         (b"Mcp-Method", b"tools/list"),
         (b"Authorization", b"Bearer eyJ"),
         (b"traceparent", b"00-1-2-01"),
+        (b"Transfer-Encoding", b"chunked"),
     ]
 
 
 @pytest.mark.parametrize("nominated", ["Host", "host, HOST, close"])
 def test_connection_cannot_name_host(conversation: Conversation, nominated: str) -> None:
     """A request goes up with the server's Host, whatever the caller's Connection says (RFC 9112 §3.2)."""
-    decision = forwarded(decide(conversation, f"GET /mcp HTTP/1.1\nConnection: {nominated}"))
+    head = sent(decide(conversation, f"GET /mcp HTTP/1.1\nConnection: {nominated}"))
 
-    assert decision.head.headers == [(b"Host", b"127.0.0.1:9000")]
+    assert head.headers == [(b"Host", b"127.0.0.1:9000")]
 
 
 @pytest.mark.parametrize(
@@ -150,16 +160,18 @@ def test_the_path_form_loses_its_first_segment(premises: Premises) -> None:
 
     decision = forwarded(conversation.decide(head))
 
-    assert decision.head.target == b"/mcp?a"
-    assert decision.head.host == b"wiki.internal"
+    assert sent(decision).target == b"/mcp?a"
+    assert sent(decision).host == b"wiki.internal"
     assert decision.upstream is premises.servers["wiki"].pool
 
 
 def test_a_length_stays_a_length(conversation: Conversation) -> None:
-    """The framing of a request is the caller's."""
+    """The framing of a request is the caller's, and stands once in its head."""
     decision = forwarded(decide(conversation, "POST /mcp HTTP/1.1\nContent-Length: 17"))
 
-    assert decision.head.body == Body(BodyKind.LENGTH, 17)
+    head = sent(decision, Body(BodyKind.LENGTH, 17))
+    assert head.body == Body(BodyKind.LENGTH, 17)
+    assert [value for name, value in head.headers if name == b"Content-Length"] == [b"17"]
     assert (decision.timeouts.first_byte, decision.timeouts.idle) == (60.0, 600.0)
 
 
@@ -207,7 +219,7 @@ def test_the_policy_is_that_of_the_server(premises: Premises) -> None:
     wiki = forwarded(conversation.decide(parse_request_head(f"GET /wiki/mcp HTTP/1.1\r\n{fields}".encode())))
     tickets = conversation.decide(parse_request_head(f"GET /tickets/mcp HTTP/1.1\r\n{fields}".encode()))
 
-    assert [name for name, _ in wiki.head.headers] == [b"Host", b"Origin"]
+    assert [name for name, _ in sent(wiki).headers] == [b"Host", b"Origin"]
     assert error_of(tickets)[0] == 403
 
 
@@ -350,3 +362,73 @@ def test_a_refusal_is_logged_with_its_rule_and_the_next_line_is_clean(conversati
     assert [line.get("rule") for line in lines] == ["exposed", None, "two Hosts"]
     assert [line["server"] for line in lines] == ["", "tickets", ""]
     assert [line["call"][-2:] for line in lines] == [".1", ".2", ".3"]
+
+
+# Requests that repeat a head
+
+
+class Ring:
+    """Keys that can be revoked."""
+
+    def __init__(self, *stored: StoredKey) -> None:
+        self.table = KeyTable(stored)
+
+    def find(self, presented: ApiKey) -> StoredKey | None:
+        return self.table.find(presented)
+
+
+def repeated(conversation: Conversation, fields: str = "") -> tuple[Forward | Answer, RequestHead]:
+    """Decide about a request; return the decision and a head that repeats its head."""
+    raw = f"POST /mcp HTTP/1.1\r\nHost: {HOST}\r\n{fields}Content-Length: 5\r\n\r\n".encode()
+    first = parse_request_head(raw)
+    return conversation.decide(first), first.with_length(b"1234", len(first.headers) - 1)
+
+
+def test_what_was_decided_holds_for_a_head_that_repeats(
+    conversation: Conversation, servers: dict[str, Server]
+) -> None:
+    """The same head goes on, and every call is counted and has its own number."""
+    decision, again = repeated(conversation)
+
+    assert conversation.decide(again) is decision
+    assert servers["tickets"].counts.calls == 2
+    failure = ForwardFailure("dial", UpstreamUnreachable("tickets", "a:1", "refused"), "no")
+    assert error_of(forwarded(decision).explain(failure))[1]["data"]["call"] == "0123456789abcdef.2"
+
+
+def test_a_key_is_judged_for_every_request(premises: Premises) -> None:
+    """A key that was revoked meanwhile opens nothing, however often its head was let through."""
+    key = ApiKey.of_random(bytes(32))
+    ring = Ring(StoredKey("bot", key.digest, frozenset({"tickets"}), NOW))
+    conversation = Conversation(
+        replace(premises, keys=ring), Caller("unidentified", "none", "0123456789abcdef", HOST)
+    )
+    decision, again = repeated(conversation, f"Sallyport-Key: {key.text.decode()}\r\n")
+    assert conversation.decide(again) is forwarded(decision)
+
+    ring.table = ring.table.without("bot")
+
+    status, error = error_of(conversation.decide(again))
+    assert (status, error["data"]["rule"]) == (401, "key")
+
+
+def test_a_key_that_was_bound_anew_is_judged_anew(premises: Premises) -> None:
+    """The same key with fewer servers is another key."""
+    key = ApiKey.of_random(bytes(32))
+    ring = Ring(StoredKey("bot", key.digest, None, NOW))
+    conversation = Conversation(
+        replace(premises, keys=ring), Caller("unidentified", "none", "0123456789abcdef", HOST)
+    )
+    _, again = repeated(conversation, f"Sallyport-Key: {key.text.decode()}\r\n")
+    ring.table = KeyTable([StoredKey("bot", key.digest, frozenset({"wiki"}), NOW)])
+
+    status, error = error_of(conversation.decide(again))
+    assert (status, error["data"]["rule"]) == (403, "key-server")
+
+
+def test_a_refusal_is_decided_each_time(conversation: Conversation) -> None:
+    """Nothing is remembered of what was refused, but the refusal is the same."""
+    raw = f"POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 5\r\n\r\n".encode()
+    head = parse_request_head(raw)
+    assert error_of(conversation.decide(head))[0] == 403
+    assert error_of(conversation.decide(head.with_length(b"7", 1)))[0] == 403

@@ -18,7 +18,7 @@ from typing import Self
 import anyio
 import h11
 
-from sallyport.tunnel.http1 import RequestHead, without_hop_by_hop
+from sallyport.tunnel.http1 import OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.net.http_client import ClientPool
 from sallyport.tunnel.net.http_forward import (
     Answer,
@@ -208,7 +208,7 @@ class Hop:
         """Send the head on with another Host, as a gateway does."""
         headers = [field for field in without_hop_by_hop(head.headers) if field[0].lower() != b"host"]
         rebuilt = replace(head, headers=[(b"Host", b"upstream.test"), *headers])
-        return Forward(rebuilt, self.pool, self.timeouts, explain)
+        return Forward(OutgoingHead.of(rebuilt), self.pool, self.timeouts, explain)
 
     def settled(self, record: CallRecord) -> None:
         """Take a record."""

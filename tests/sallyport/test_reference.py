@@ -123,6 +123,7 @@ _NO_LIMITS = {
         *("_RECORD_HEADER", "_HANDSHAKE_RECORD", "_MAX_FRAGMENT", "MESSAGE_HEADER", "_CLIENT_HELLO")
     },
     "tunnel/keepalive.py": {"_SLOWLY"},
+    "tunnel/http1_memo.py": {"_MOST_DIGITS"},
     "tunnel/limits.py": {"KIB", "MIB"},
     "tunnel/net/departure.py": {"_CUTTING_INTERVAL"},
     "tunnel/net/unread.py": {"_PIECE"},

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Final, Protocol, cast
 
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused
-from sallyport.tunnel.http1 import HeadLimits, ResponseEvent, ResponseReader
+from sallyport.tunnel.http1 import HeadLimits, HeadMemo, ResponseEvent, ResponseHead, ResponseReader
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
-from sallyport.tunnel.net.unread import has_unread, read_unread
+from sallyport.tunnel.net.unread import read_unread, unread_probe
 
 _MAX_IDLE: Final = limit(
     64, "connections",
@@ -92,6 +92,7 @@ class ClientPool:
         self.idle_timeout = idle_timeout
         self.loop = loop
         self.limits = limits or HeadLimits()
+        self.heads = HeadMemo[ResponseHead]()  # a server begins its answers alike on all its connections
         self._dial = dial
         self._spawn = spawn
         self._max_idle = max_idle
@@ -163,27 +164,24 @@ class UpstreamConnection(asyncio.Protocol):
     One connection to the next hop, lent to one requester at a time. Made by ``ClientPool`` only.
 
     Attributes:
+        transport: What carries it, from ``Requester.connected`` on.
         deadline: The requester's, while he has the connection; then that of being idle.
         requests: How many requests it has carried, the current one included.
     """
 
+    transport: asyncio.Transport
+
     def __init__(self, pool: ClientPool, requester: Requester) -> None:
         self._pool = pool
         self._requester: Requester | None = requester
-        self._reader = ResponseReader(pool.limits)
-        self._transport: asyncio.Transport | None = None
+        self._reader = ResponseReader(pool.limits, pool.heads)
         self._lost = False
+        self._is_made = False
         self.deadline = Deadline(pool.loop, self._expired)
         self.requests = 0
+        self._has_unread: Callable[[], bool]
 
     # For the requester
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        """What carries it. There is one from ``Requester.connected`` on."""
-        if self._transport is None:
-            raise AssertionError("nobody is lent a connection that is not made")
-        return self._transport
 
     def send_request(self, method: bytes, data: bytes) -> None:
         """Send the beginning of a request, at least its head."""
@@ -226,14 +224,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Drop the connection at once: the next hop sees that nobody waits for its answer."""
         self._requester = None
         self.deadline.cancel()
-        if self._transport is not None:
-            self._transport.abort()
+        if self._is_made:
+            self.transport.abort()
 
     # For the pool
 
     def is_usable(self) -> bool:
         """Whether nothing has happened to it while it was idle."""
-        return not (self._lost or self.transport.is_closing() or has_unread(self.transport))
+        return not (self._lost or self.transport.is_closing() or self._has_unread())
 
     def lend_to(self, requester: Requester) -> None:
         """Serve this requester from now on."""
@@ -249,16 +247,18 @@ class UpstreamConnection(asyncio.Protocol):
     def dial_failed(self, error: Exception) -> None:
         """Take note that there will be no connection, unless that is known already."""
         requester, self._requester = self._requester, None
-        if requester is not None and self._transport is None:
+        if requester is not None and not self._is_made:
             requester.dial_failed(error)
 
     # The transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
+        self._is_made = True
+        self._has_unread = unread_probe(transport)
         if self._requester is None:
             # He left while the last packet of the handshake was on its way.
-            self._transport.abort()
+            self.transport.abort()
             return
         self._requester.connected(self)
 
@@ -284,12 +284,12 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         if self._requester is not None:
-            unread = read_unread(self._transport)
+            unread = read_unread(self.transport if self._is_made else None)
             if unread:
                 self.data_received(unread)
         if self._requester is None:
             self._pool.forget(self)
-        elif self._transport is None:
+        elif not self._is_made:
             self.dial_failed(exc or ConnectionAbortedError("the connection ended before it was made"))
         else:
             self._end(exc)

@@ -19,7 +19,6 @@ It ends exactly once, and tells the caller's side how through ``Caller``.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from sallyport.tunnel.errors import TlsFailed
@@ -33,9 +32,7 @@ from sallyport.tunnel.http1 import (
     ResponseEvent,
     ResponseHead,
     chunk,
-    encode_request,
-    encode_response,
-    without_hop_by_hop,
+    pass_response,
 )
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.http_client import Dialling, UpstreamConnection
@@ -78,9 +75,6 @@ class Exchange:
     """
 
     def __init__(self, caller: Caller, request: RequestHead, forward: Forward, record: CallRecord) -> None:
-        if forward.head.body != request.body:
-            # The bytes that follow are framed as the caller framed them: any other head would be a lie.
-            raise ValueError("the head to forward declares another body than the request has")
         self._caller = caller
         self._request = request
         self._forward = forward
@@ -90,7 +84,7 @@ class Exchange:
         self._is_starting = False
         self._is_over = False
         # Going up
-        self._head = encode_request(forward.head)  # empty once it was sent
+        self._head = forward.head.framed(request.body)  # empty once it was sent
         self._pieces: list[bytes] = []  # of the body, not yet sent
         self._held = 0  # their bytes, while dialling
         self._request_complete = False
@@ -194,7 +188,7 @@ class Exchange:
 
     def answer_received(self, events: Sequence[ResponseEvent]) -> None:
         """Pass on what has come, as one write."""
-        lines: list[bytes] = []
+        heads = b""
         pieces: list[bytes] = []
         is_complete = False
         for event in events:
@@ -203,14 +197,12 @@ class Exchange:
             elif isinstance(event, EndOfMessage):
                 is_complete = True
             else:
-                lines.append(self._answer_head(event))
-        body = b"".join(pieces)
-        if body:
-            self._record.response_bytes += len(body)
-            lines.append(chunk(body) if self._chunked else body)
-        if is_complete and self._chunked:
-            lines.append(LAST_CHUNK)
-        data = b"".join(lines)
+                heads += self._answer_head(event)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._record.response_bytes += len(body)
+        if self._chunked:
+            body = (chunk(body) if body else b"") + (LAST_CHUNK if is_complete else b"")
+        data = heads + body if heads else body
         if data:
             self._caller.write(data)
         if self._is_over or self._connection is None:
@@ -262,14 +254,13 @@ class Exchange:
 
     def _take_request(self) -> bytes:
         """Return what is to be sent now: head, body, last chunk, or whichever of them there is."""
-        body = b"".join(self._pieces)
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         if body and self._request.body is CHUNKED:
             body = chunk(body)
-        end = b""
-        if self._request_complete:
-            end, self._last_chunk = self._last_chunk, b""
-        return b"".join((self._head, body, end))
+        if self._request_complete and self._last_chunk:
+            body, self._last_chunk = body + self._last_chunk, b""
+        return self._head + body if self._head else body
 
     def _answer_head(self, head: ResponseHead) -> bytes:
         """Return the head for the caller, framed for him; nothing for an interim one that he may not see."""
@@ -277,7 +268,7 @@ class Exchange:
             # 100 is of the hop that waits for it; HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
             if head.status == 100 or self._request.version == b"1.0":
                 return b""
-            return encode_response(replace(head, headers=without_hop_by_hop(head.headers)))
+            return pass_response(head, head.body, keep_alive=True)
         body = head.body
         if body.kind in (BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE):
             body = CHUNKED if self._request.version == b"1.1" else UNTIL_CLOSE
@@ -287,8 +278,7 @@ class Exchange:
         # An answer that overtakes the request leaves the rest of it unread, and so ends the connection.
         self._keep_alive = self._request.keep_alive and self._request_complete
         self._record.status = head.status
-        headers = without_hop_by_hop(head.headers)
-        return encode_response(ResponseHead(head.status, head.reason, headers, body, self._keep_alive))
+        return pass_response(head, body, keep_alive=self._keep_alive)
 
     def _complete(self, connection: UpstreamConnection) -> None:
         self._is_over = True

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from sallyport.tunnel.errors import HttpRefused
-from sallyport.tunnel.http1 import METHODS, Headers, RequestHead
+from sallyport.tunnel.http1 import METHODS, Headers, OutgoingHead
 
 if TYPE_CHECKING:
     import asyncio
@@ -86,17 +86,18 @@ class ForwardFailure:
 @dataclass(frozen=True, slots=True)
 class Forward:
     """
-    Send the request on.
+    Send the request on. It holds nothing of one request in particular, so one that repeats another's head
+    may be given the same.
 
     Attributes:
-        head: The head to send: hop-by-hop fields left out, Host and target those of the next hop. Its
-            ``body`` must be that of the request as received.
+        head: The head to send, without hop-by-hop fields, Host and target those of the next hop. Its
+            framing follows that of the request as received.
         upstream: Connections to the next hop.
         timeouts: How long to wait for it.
         explain: Makes the caller's answer out of a failure, as long as no answer has begun.
     """
 
-    head: RequestHead
+    head: OutgoingHead
     upstream: "ClientPool"
     timeouts: ForwardTimeouts
     explain: Callable[[ForwardFailure], Answer]

@@ -8,7 +8,7 @@ Two things that asyncio's transports do not offer, and that an HTTP hop needs:
   the transport, and the answer, whole and acknowledged, is thrown away unread. But the transport closes
   its socket only after ``connection_lost`` has returned, and Linux keeps what was received before a reset.
   So the protocol at the bottom (for TLS, ``TlsTransport``) can still read it there.
-* ``has_unread``: whether a connection that should be idle has bytes or an end of file waiting, which the
+* ``unread_probe``: whether a connection that should be idle has bytes or an end of file waiting, which the
   loop has not got round to telling. It makes the window in which a pooled connection is taken for alive,
   though its server has closed it, a system call wide instead of a loop turn.
 """
@@ -17,6 +17,7 @@ import asyncio
 import os
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from sallyport.tunnel.limits import limit
@@ -62,14 +63,19 @@ def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
     return b"".join(pieces)
 
 
-def has_unread(transport: asyncio.BaseTransport) -> bool:
-    """Whether bytes, an end of file or an error wait in the transport's socket; False where it has none."""
+def unread_probe(transport: asyncio.BaseTransport) -> Callable[[], bool]:
+    """
+    Return what tells whether bytes, an end of file or an error wait in a transport's socket.
+
+    To be asked while the transport is open. Where there is no socket, or no ``poll``, it is always False.
+    """
     descriptor = _descriptor(transport)
     if descriptor is None or not hasattr(select, "poll"):
-        return False
+        return lambda: False
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    ask = poll.poll
+    return lambda: bool(ask(0))
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int | None:

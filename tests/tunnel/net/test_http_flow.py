@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from sallyport.tunnel.errors import TlsFailed
-from sallyport.tunnel.http1 import RequestHead
+from sallyport.tunnel.http1 import OutgoingHead, RequestHead
 from sallyport.tunnel.net.http_client import ClientPool
 from sallyport.tunnel.net.http_forward import (
     Answer,
@@ -152,7 +152,7 @@ class Talk:
         self.decided.append(head)
         if self.decide is not None:
             return self.decide(head)
-        return Forward(head, self.pool, self.timeouts, explain)
+        return Forward(OutgoingHead.of(head), self.pool, self.timeouts, explain)
 
     async def upstream(self, number: int = 0) -> Wire:
         """Wait for the n-th connection to the next hop."""
