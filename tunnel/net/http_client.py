@@ -21,8 +21,9 @@ from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.unread import read_unread, unread_probe
 
 _MAX_IDLE: Final = limit(
-    64, "connections",
-    "idle to one next hop, each a descriptor there too. A burst above it dials anew",
+    512, "connections",
+    "idle to one next hop, each a descriptor there too: as many as a busy gateway has calls under way, for "
+    "with fewer each burst would dial anew; the idle time takes them away soon enough",
 )  # fmt: skip
 
 Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
