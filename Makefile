@@ -10,9 +10,14 @@
 #   make hellos        200 connections that stall, trickle or half-close their hello
 #   make rotation      every certificate replaced, again and again, under a hundred open streams
 #   make clients       agents' own programs, set up as `connect --print` says
+#   make bench-sdk     what the tunnel adds to calls of an SDK server, beside MCP proxies; ARGS=--quick
+#
+# make bench         ours and the peers side by side, about an hour; ARGS=--quick shows in a minute that it runs
+# make bench-peers   what bench compares with: frp, chisel, rathole into .bench/; as root also wrk, nginx, sshd by apt
 #
 # make test-313, make wheel-check, make dockerfile: another Python, the built wheel, the image.
-# An environment is made again only when pyproject.toml changes. Nothing is installed outside the checkout.
+# An environment is made again only when pyproject.toml changes. Nothing is installed outside the
+# checkout, save by bench-peers as root.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -32,7 +37,7 @@ PYTHON ?= $(call find-python,python3 python3.13 python3.12 python3.11 "$${HOME:-
 PYTHON313 ?= $(call find-python,python3.13 "$${HOME:-}"/.pyenv/versions/3.13*/bin/python3,sys.version_info[:2] != (3$(,) 13))
 , := ,
 
-.PHONY: demo test test-313 has-313 lint docs conformance blind drill hellos rotation clients wheel-check dockerfile clean
+.PHONY: demo test test-313 has-313 lint docs conformance blind drill hellos rotation clients bench bench-peers bench-sdk wheel-check dockerfile clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.runtime
@@ -53,6 +58,15 @@ docs: $(VENV)/.runtime
 
 conformance blind drill hellos rotation clients: $(VENV)/.development
 	@$(RUN) -m bench.$@ $(ARGS)
+
+bench: $(VENV)/.bench
+	@$(RUN) -m bench.speed $(ARGS)
+
+bench-sdk: $(VENV)/.development
+	@$(RUN) -m bench.sdk $(ARGS)
+
+bench-peers: $(VENV)/.runtime
+	@$(RUN) -m bench.speed.install
 
 wheel-check:
 	@PYTHON="$(PYTHON)" deploy/wheel-check
@@ -82,4 +96,8 @@ $(VENV)/.runtime $(VENV313)/.runtime: pyproject.toml
 
 %/.development: %/.runtime
 	@$*/bin/python -m pip install -q --disable-pip-version-check --group dev
+	@touch $@
+
+%/.bench: %/.development
+	@$*/bin/python -m pip install -q --disable-pip-version-check --group bench
 	@touch $@

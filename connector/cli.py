@@ -89,12 +89,12 @@ def connect(
         typer.echo(f"# {found.place}", err=True)
         typer.echo(found.text, nl=False)
         return
-    relay_address = _relay_address(relay)
+    address = relay_address(relay)
     log = LogConfig(level=log_level, format=log_format)
     configure_logging(log)
     raise_descriptor_limit()
-    who = _who(tunnel, bundle=bundle, key_file=key_file, relay=relay_address, domain=domain)
-    dialler = Dialler(who, relay=relay_address, clock=lambda: datetime.now(UTC))
+    who = who_calls(tunnel, bundle=bundle, key_file=key_file, relay=address, domain=domain)
+    dialler = Dialler(who, relay=address, clock=lambda: datetime.now(UTC))
 
     def say(actual_port: int) -> None:
         if _is_read_by_people(log):
@@ -115,14 +115,19 @@ def parse_target(text: str) -> tuple[TunnelId, str | None]:
     return TunnelId.parse(tunnel), server_name(server) if slash else None
 
 
-def _who(
+def who_calls(
     tunnel: TunnelId, *, bundle: Path | None, key_file: Path | None, relay: Address | None, domain: str | None
 ) -> Bundle | CallerByKey:
     """
     Say who calls: by an API key where one is given, else by a bundle.
 
+    Args:
+        tunnel: Which tunnel is called.
+        bundle, key_file, relay, domain: The options of those names; None for one that was not given.
+
     Raises:
         ConnectorError, CertificateError: The one that was given cannot be used, or there is none.
+        typer.BadParameter: The options do not go together.
     """
     if bundle is not None and key_file is not None:
         raise typer.BadParameter("name a bundle or a key, not both", param_hint="--key-file")
@@ -146,7 +151,13 @@ def _snippet(kind: Kind, *, target: str, server: str | None, port: int, path: st
     return snippet(kind, LocalServer(server, port, path))
 
 
-def _relay_address(text: str | None) -> Address | None:
+def relay_address(text: str | None) -> Address | None:
+    """
+    Read the option ``--relay``.
+
+    Raises:
+        typer.BadParameter: It is no address.
+    """
     if text is None:
         return None
     try:

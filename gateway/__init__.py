@@ -13,6 +13,7 @@ The way of a call, from the outside in:
 * ``policy``         Origin, Authorization
 * ``servers``        the config's servers: each one's pool, policy and timeouts
 * ``upstream``       dials one of them (``upstream_url``)
+* ``yardstick``      stands in for a server while somebody measures the tunnel
 
 Around it: ``identity`` judges the gateway's own files, ``own_certificates`` takes new ones while it runs,
 ``app`` runs everything, ``check`` and ``status`` are behind the commands of ``cli``; ``errors`` is what can

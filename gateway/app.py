@@ -33,6 +33,7 @@ from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import open_servers
 from sallyport.gateway.service import Gateway
 from sallyport.gateway.uplink import Uplink
+from sallyport.gateway.yardstick import Yardstick
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
 from sallyport.tunnel.net.life import serve_until_signal
@@ -130,6 +131,7 @@ class App:
             servers,
             limits=config.limits,
             keys=self._keys,
+            yardstick=Yardstick(loop=loop, spawn=tasks.create_task),
             loop=loop,
             now=clock,
         )
@@ -140,9 +142,8 @@ class App:
             calls=self.gateway,
             loop=loop,
         )
-        self.uplink = Uplink(
-            uplink_settings(config, identity), self._door, budget=MemoryBudget(config.limits.memory)
-        )
+        self._budget = MemoryBudget(config.limits.memory)
+        self.uplink = Uplink(uplink_settings(config, identity), self._door, budget=self._budget)
         self.health_address: tuple[str, int] | None = None
 
     async def start(self) -> None:
@@ -253,6 +254,7 @@ class App:
             },
             "streams": self.uplink.stream_count,
             "callers": {"admitted": self._door.counts.admitted, "refused": self._door.counts.refused},
+            "memory": self._budget.status(),
             "servers": [server.status() for server in self.gateway.servers.values()],
             "certificates": [
                 {"name": age.name, "not_after": age.not_after, "days_left": age.days_left}

@@ -12,7 +12,8 @@ GatewayError
 ├── UpstreamFailed       one dial of an internal server, judged (each subclass carries its HTTP status)
 │   ├── UpstreamUnreachable   503: no address, refused, no route
 │   ├── UpstreamTimedOut      504: no connection within the configured time
-│   └── UpstreamUntrusted     502: its certificate was refused, or it does not speak TLS
+│   ├── UpstreamUntrusted     502: its certificate was refused, or it does not speak TLS
+│   └── MeasurementsRunning   503: no server at all, but the gateway's own yardstick, which is in use
 ├── RelayUnreachable     no TCP connection to the relay
 ├── RelayRefused         the relay answered, and not with a link: an alert, a REFUSED, a wrong certificate
 ├── StatusUnavailable    ``gateway status`` found nobody to ask
@@ -175,6 +176,18 @@ class UpstreamUntrusted(UpstreamFailed):
     """The server's certificate, or the operator's ``ca:``, is wrong. Later does not help by itself."""
 
     status = 502
+
+
+class MeasurementsRunning(UpstreamFailed):
+    """Callers measure the tunnel already, as many as may at once (``most``). Later helps."""
+
+    status = 503
+
+    def __init__(self, most: int) -> None:
+        super().__init__("_canary", "", f"measures for {most} callers already, and for no more at once")
+
+    def __str__(self) -> str:
+        return f"the gateway {self.why}"
 
 
 class RelayUnreachable(GatewayError):

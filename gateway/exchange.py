@@ -25,6 +25,7 @@ from sallyport.gateway.errors import RequestRefused, UpstreamFailed
 from sallyport.gateway.policy import Policy
 from sallyport.gateway.routes import CANARY, Route, Routes
 from sallyport.gateway.servers import Server
+from sallyport.gateway.yardstick import Yardstick, is_measurement
 from sallyport.tunnel.errors import BodyTruncated, HttpRefused, TlsTruncated
 from sallyport.tunnel.http1 import Headers, OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.net.http_forward import (
@@ -78,6 +79,8 @@ class Premises:
     """The time, with a zone."""
     keys: Keys | None = None
     """Where API keys are looked up; None when they are off."""
+    yardstick: Yardstick | None = None
+    """Measures the tunnel for callers; None where nothing is measured."""
 
 
 class _Plan(NamedTuple):
@@ -153,7 +156,7 @@ class Conversation:
             self._server = route.server
             if route.server == CANARY:
                 _CANARY_POLICY.admitted(headers)
-                return self._canary()
+                return self._canary(head, route.target)
             credential.require(route.server)
             plan = model.plan = self._plan(head, credential, headers, route)
         self._server = plan.server.name
@@ -181,8 +184,12 @@ class Conversation:
         self._welcome(credential.principal)
         return credential, headers
 
-    def _canary(self) -> Answer:
-        """Answer for the gateway itself: ``sallyport doctor`` has come all the way."""
+    def _canary(self, head: RequestHead, target: bytes) -> Decision:
+        """Answer for the gateway itself: ``sallyport doctor`` has come all the way, or ``bench`` measures."""
+        if is_measurement(head, target):
+            if self._premises.yardstick is None:
+                raise RequestRefused(503, "measurement", "this gateway does not measure")
+            return self._premises.yardstick.forward(head, target, self._explain)
         now = self._premises.now().astimezone(UTC)
         body = {
             "canary": True,

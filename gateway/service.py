@@ -23,6 +23,7 @@ from sallyport.gateway.errors import RequestRefused
 from sallyport.gateway.exchange import Caller, Conversation, Premises, log_call, refusal_answer
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import Server
+from sallyport.gateway.yardstick import Yardstick
 from sallyport.tunnel.events import Opening
 from sallyport.tunnel.http1 import RequestHead
 from sallyport.tunnel.limits import limit
@@ -53,6 +54,7 @@ class Gateway:
         servers: The servers by name.
         limits: How much of the gateway callers may use.
         keys: Where API keys are looked up; None when they are off.
+        yardstick: Measures the tunnel for callers; None to refuse that.
         loop: The running loop.
         now: The time, with a zone.
     """
@@ -66,10 +68,11 @@ class Gateway:
         loop: asyncio.AbstractEventLoop,
         limits: GatewayLimits = _DEFAULT_LIMITS,
         keys: Keys | None = None,
+        yardstick: Yardstick | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.servers = servers
-        self._premises = Premises(name, routes, servers, now, keys)
+        self._premises = Premises(name, routes, servers, now, keys, yardstick)
         self._loop = loop
         self._limits = limits
         self._attendance = Attendance(limits.streams_per_caller)

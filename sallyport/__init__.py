@@ -12,7 +12,7 @@ the one right name.
 * ``sallyport.connector``  the agent's side
 * ``sallyport.certs``      who is who
 * ``sallyport.config``     what the operator writes
-* ``sallyport.cli``, ``demo``, ``doctor``  the command
+* ``sallyport.cli``, ``demo``, ``doctor``, ``bench``  the command
 
 Imports go one way, which ``tests/test_architecture.py`` checks.
 """

@@ -56,6 +56,7 @@ _MOUNTS = MappingProxyType(
         "connect": _Mount(
             "sallyport.connector.cli", "connect", "Open a local endpoint to a tunnel, for an agent."
         ),
+        "bench": _Mount("sallyport.bench", "bench", "Measure a tunnel with harmless calls."),
         "doctor": _Mount("sallyport.doctor", "doctor", "Test every hop and name the one that fails."),
     }
 )

@@ -1,8 +1,9 @@
 """
-The errors of the command itself: its demo and its doctor.
+The errors of the command itself: its demo, its doctor and its bench.
 
     CommandError
-     └ DemoFailed       a hop of the demo did not come up, or did not answer
+     ├ DemoFailed         a hop of the demo did not come up, or did not answer
+     └ MeasurementFailed  an end that was to be measured does not answer as it should
 """
 
 
@@ -31,3 +32,21 @@ class DemoFailed(CommandError):
     def __str__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self.log)
         return f"{self.hop}: {self.reason}{lines}"
+
+
+class MeasurementFailed(CommandError):
+    """
+    Something does not answer the harmless requests that ``bench`` makes.
+
+    Args:
+        what: a whole clause: which end, and what it did.
+        hint: what helps; may be empty.
+    """
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what

@@ -47,11 +47,11 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     """Each has a line of its own, without being imported."""
     done = _run("--help", folder=tmp_path)
     assert done.returncode == 0
-    for name in ("demo", "certs", "relay", "gateway", "connect", "doctor"):
+    for name in ("demo", "certs", "relay", "gateway", "connect", "bench", "doctor"):
         assert f" {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["demo", "certs", "relay", "gateway", "connect", "doctor"])
+@pytest.mark.parametrize("name", ["demo", "certs", "relay", "gateway", "connect", "bench", "doctor"])
 def test_every_command_can_be_imported(name: str, tmp_path: Path) -> None:
     """What the overview promises is there."""
     done = _run(name, "--help", folder=tmp_path)

@@ -1,0 +1,155 @@
+"""
+Sallyport, set up through its command as a user would: the product, and its tunnel alone.
+
+*Product* is everything on: the callers' TLS ends in the gateway, which learns who calls (by a certificate, or
+by an API key, since ``wrk`` has no certificates), parses and judges the request, and forwards it over plain
+HTTP. *Tunnel* is the same relay and link with ``bare_gateway`` behind, which passes the callers' TLS on to
+the upstream, as the peers do.
+
+Nothing is switched off. Logs are at ``info``, as JSON, to files. One setting is raised that an operator may
+raise: ``limits.streams_per_caller``, from 1,000 to the 10,000 that a link carries, because here one caller is
+everybody and holds all the idle streams. A link carries no more than that by the protocol's own limit.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from bench.speed.program import Program
+from bench.speed.system import Entrance, Running
+from bench.speed.systems.passing import LinkThrough, dialled, ready
+from bench.speed.upstream import Upstream
+from sallyport.tunnel.limits import MAX_STREAMS
+from tests.harness.child_process import CHECKOUT, sallyport_command
+from tests.harness.product import LOOPBACK, Product, Tunnel
+
+_SERVER: Final = "tickets"
+
+
+class Ours:
+    """
+    The product.
+
+    Args:
+        name: Of the column.
+        environment: For relay and gateway.
+    """
+
+    def __init__(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._environment = environment
+
+    def missing(self) -> str:
+        """Return nothing: it is what the benchmark comes with."""
+        return ""
+
+    @contextmanager
+    def start(
+        self, folder: Path, upstream: Upstream, *, link_through: LinkThrough = None
+    ) -> Iterator[Running]:
+        """Start a relay and a gateway, with keys turned on and one key made."""
+        with ExitStack() as stack:
+            product = stack.enter_context(Product(folder / "product"))
+            tunnel = product.make_tunnel("acme", {_SERVER: f"http://{LOOPBACK}:{upstream.plain}/mcp"})
+            settings = {
+                "relay": _relay_section(product, dialled(product.relay_port, link_through)),
+                "keys": "on",
+                "limits": {"streams_per_caller": MAX_STREAMS},
+            }
+            config = tunnel.write_gateway_config(settings=settings)
+            added = product.run("gateway", "keys", "add", "bench", "--config", config, folder=tunnel.folder)
+            relay = stack.enter_context(_relay(product, self._environment))
+            gateway = stack.enter_context(
+                Program(
+                    "gateway",
+                    sallyport_command("gateway", "run", "--config", config),
+                    folder=tunnel.folder,
+                    environment=self._environment,
+                )
+            )
+            gateway.wait_for('"link up"')
+            yield ready(_entrance(product, tunnel, key=added.strip()), [relay, gateway])
+
+
+class BareTunnel:
+    """
+    Relay and link alone.
+
+    Args:
+        name: Of the column.
+        environment: For both processes.
+    """
+
+    def __init__(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._environment = environment
+
+    def missing(self) -> str:
+        """Return nothing: it is what the benchmark comes with."""
+        return ""
+
+    @contextmanager
+    def start(
+        self, folder: Path, upstream: Upstream, *, link_through: LinkThrough = None
+    ) -> Iterator[Running]:
+        """Start a relay, and one bare gateway with a link for each of the upstream's ports."""
+        with ExitStack() as stack:
+            product = stack.enter_context(Product(folder / "product"))
+            plain = _bare(product, "tls", upstream)
+            mutual = _bare(product, "mutual", upstream)
+            relay = stack.enter_context(_relay(product, self._environment))
+            command: list[str | Path] = [sys.executable, "-m", "bench.speed.bare_gateway"]
+            settings = {"relay": _relay_section(product, dialled(product.relay_port, link_through))}
+            command += [f"{plain.write_gateway_config(settings=settings)}={upstream.tls}"]
+            command += [f"{mutual.write_gateway_config(settings=settings)}={upstream.mutual}"]
+            environment = {"PYTHONPATH": str(CHECKOUT), **(self._environment or {})}
+            gateway = stack.enter_context(
+                Program("bare-gateway", command, folder=folder, environment=environment)
+            )
+            for tunnel in (plain, mutual):
+                gateway.wait_for(tunnel.id)
+            way = Entrance(
+                port=product.relay_port,
+                server_name=plain.host(),
+                authority=upstream.authority,
+                certificate=upstream.certificate,
+                key=upstream.key,
+                mutual_port=product.relay_port,
+                mutual_server_name=mutual.host(),
+            )
+            yield ready(way, [relay, gateway])
+
+
+def _bare(product: Product, name: str, upstream: Upstream) -> Tunnel:
+    # The server is never called, but a gateway's configuration must have one.
+    return product.make_tunnel(name, {_SERVER: f"http://{LOOPBACK}:{upstream.plain}/mcp"})
+
+
+def _relay_section(product: Product, port: int) -> dict[str, str]:
+    return {"address": f"{LOOPBACK}:{port}", "ca": str(product.relay_folder / "relay-ca.pem")}
+
+
+def _relay(product: Product, environment: Mapping[str, str] | None) -> Program:
+    command = sallyport_command("relay", "run", "--config", "relay.yaml")
+    relay = Program("relay", command, folder=product.relay_folder, environment=environment)
+    try:
+        relay.wait_for('"listening"')
+    except BaseException:
+        relay.end()
+        raise
+    return relay
+
+
+def _entrance(product: Product, tunnel: Tunnel, *, key: str) -> Entrance:
+    bundle = tunnel.bundle("agent")
+    return Entrance(
+        port=product.relay_port,
+        server_name=tunnel.host(_SERVER),
+        authority=tunnel.identity.root_path,
+        certificate=bundle,
+        key=bundle,
+        mutual_port=product.relay_port,
+        authorization=f"Bearer {key}",
+    )
