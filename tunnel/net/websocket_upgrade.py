@@ -86,12 +86,12 @@ class Upgrade:
         """
         head, rest = self._split(data)
         self._protocol.receive_data(head)
-        if not self._proceed():
-            self._check_size()
-            if self._head_ended and self._protocol.side is Side.SERVER:
-                raise AssertionError("a request's head has ended, and was neither taken nor refused")
-            return None
-        return rest
+        if self._proceed():
+            return rest
+        if rest:  # The body of an answer that is no upgrade, without which it is not complete.
+            self._protocol.receive_data(rest)
+            self._proceed()
+        return None
 
     def receive_eof(self) -> None:
         """
@@ -110,18 +110,25 @@ class Upgrade:
     # Inside
 
     def _split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Divide what came at the end of the head; all that follows the head of a refusal belongs to it."""
-        self._size += len(data)
+        """Divide what came at the end of the head; behind that of a refusal, all is its body."""
         if self._head_ended:
+            self._count(len(data), _ANSWER_MAX)
             return data, b""
         seen = self._last + data
         end = seen.find(_END)
         if end < 0:
+            self._count(len(data), _HEAD_MAX)
             self._last = seen[1 - len(_END) :]
             return data, b""
-        self._head_ended = True
         cut = end + len(_END) - len(self._last)
+        self._count(cut, _HEAD_MAX)
+        self._head_ended = True
         return data[:cut], data[cut:]
+
+    def _count(self, size: int, most: int) -> None:
+        self._size += size
+        if self._size > most:
+            raise LinkLost(f"the WebSocket broke: more than {most} bytes and no upgrade")
 
     def _proceed(self) -> bool:
         """Act on the head, if it is complete: True when this is a WebSocket now."""
@@ -153,8 +160,3 @@ class Upgrade:
             raise LinkLost(f"the relay answered the WebSocket upgrade with {response.status_code}") from wrong
         if self._protocol.subprotocol != SUBPROTOCOL:
             raise LinkLost(f"the relay does not speak {SUBPROTOCOL}")
-
-    def _check_size(self) -> None:
-        most = _ANSWER_MAX if self._head_ended else _HEAD_MAX
-        if self._size > most:
-            raise LinkLost(f"the WebSocket broke: more than {most} bytes and no upgrade")
