@@ -37,6 +37,7 @@ from sallyport.gateway.yardstick import Yardstick
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
 from sallyport.tunnel.net.life import serve_until_signal
+from sallyport.tunnel.net.websocket_codec import chosen_codec
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.gateway")
@@ -66,7 +67,7 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
         CertificateError: The identity cannot be used, and why.
         GatewayError: The config does not fit the identity, or names a server or a keys file that cannot be
             used.
-        TunnelError: The health listener's address cannot be used.
+        TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
     """
     join_lines(asyncio.get_running_loop().call_soon)
     try:
@@ -151,9 +152,10 @@ class App:
         Listen for health, and begin to dial the relay.
 
         Raises:
-            TunnelError: The health listener's address cannot be used.
+            TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
             KeysUnusable: There is a keys file, and it cannot be used. One that is missing may come later.
         """
+        carrier = chosen_codec()
         if self._keys is not None:
             self._keys.require_usable()
         if self._config.health is not None:
@@ -165,6 +167,7 @@ class App:
             relay=self.uplink.settings.address,
             servers=list(self.gateway.servers),
             keys=str(self._keys.path) if self._keys is not None else "off",
+            carrier=carrier,
             health=self.health_address and "{}:{}".format(*self.health_address),
         )
         self._tasks.start_soon(self._certificates.watch, self._show)

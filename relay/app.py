@@ -38,6 +38,7 @@ from sallyport.relay.store import TunnelStore
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
 from sallyport.tunnel.net.life import serve_until_signal
+from sallyport.tunnel.net.websocket_codec import chosen_codec
 from sallyport.tunnel.windows import MemoryBudget
 
 log = structlog.get_logger("sallyport.relay")
@@ -71,7 +72,8 @@ async def run(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now) 
     Raises:
         RelayError: the port or the database cannot be used.
         CertificateError: the relay's own certificate or key cannot be used.
-        ExceptionGroup: of a TunnelError, when the health listener's address cannot be used.
+        ExceptionGroup: of a TunnelError, when the health listener's address cannot be used, or when
+            SALLYPORT_CARRIER names no carrier.
     """
     join_lines(asyncio.get_running_loop().call_soon)
     try:
@@ -156,8 +158,9 @@ class Relay:
 
         Raises:
             DatabaseFailed: the tunnels cannot be read.
-            TunnelError: the health listener's address cannot be used.
+            TunnelError: the health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
         """
+        carrier = chosen_codec()
         await self._read_store()
         if self._config.health is not None:
             self.health_address = await self._tasks.start(self._serve_health)
@@ -169,6 +172,7 @@ class Relay:
             address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             domain=self._config.domain,
             tunnels=self.links.registry.tunnel_count,
+            carrier=carrier,
             health=self.health_address and "{}:{}".format(*self.health_address),
         )
 

@@ -13,7 +13,8 @@ What can go wrong with what travels.
     ├── TlsFailed           a TLS handshake or record failed
     ├── TlsTruncated        TLS ended without close_notify: what came may be cut short
     ├── HttpRefused         an HTTP message breaks a rule that we keep
-    └── BodyTruncated       an HTTP body ended before its declared end
+    ├── BodyTruncated       an HTTP body ended before its declared end
+    └── SettingRefused      a variable in the environment asks for what there is not
 
 Each class says whose ``fault`` it is (``"ours"``, ``"peer"``, ``"network"``), whether trying again can help
 (``retryable``) and what to do (``hint``, perhaps empty). Fields come first; the text is made from them in
@@ -288,3 +289,22 @@ class BodyTruncated(TunnelError):
     def __str__(self) -> str:
         declared = "the last chunk" if self.expected is None else f"{self.expected} bytes"
         return f"the body ended after {self.received} bytes, before {declared}"
+
+
+class SettingRefused(TunnelError):
+    """
+    A variable in this process's environment asks for what there is not.
+
+    Attributes:
+        variable: Its name.
+        value: What it asks for.
+    """
+
+    def __init__(self, variable: str, value: str, hint: str) -> None:
+        super().__init__(variable, value)
+        self.variable: Final = variable
+        self.value: Final = value
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"there is no {self.variable}={self.value}"

@@ -5,6 +5,7 @@ This is where a buffer that was lent and not copied, or a window that was counte
 """
 
 import hashlib
+import itertools
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import psutil  # type: ignore[import-untyped]  # no stubs among the tools
 import pytest
 
 from tests.harness.child_process import ChildProcess
-from tests.harness.product import LOOPBACK, Connector, LoopName, Product
+from tests.harness.product import LOOPBACK, CarrierName, Connector, LoopName, Product
 from tests.harness.rough_upstream import RoughUpstream, pattern
 
 SIZE = 64 << 20
@@ -37,12 +38,19 @@ class Bulk:
         return {each.name: psutil.Process(each.pid).memory_info().rss for each in self.processes}
 
 
-@pytest.fixture(params=["asyncio", "uvloop"], scope="module")
+@pytest.fixture(
+    params=itertools.product(["asyncio", "uvloop"], ["picows", "websockets"]), ids="-".join, scope="module"
+)
 def bulk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bulk]:
-    """Run everything on one of the loops."""
-    loop: LoopName = request.param
-    folder = tmp_path_factory.mktemp(f"bulk-{loop}")
-    with RoughUpstream() as upstream, Product(folder / "product", loop=loop) as product:
+    """Run everything on one of the loops, and links over one of the carriers."""
+    loop: LoopName
+    carrier: CarrierName
+    loop, carrier = request.param
+    folder = tmp_path_factory.mktemp(f"bulk-{loop}-{carrier}")
+    with (
+        RoughUpstream() as upstream,
+        Product(folder / "product", loop=loop, carrier=carrier) as product,
+    ):
         relay = product.start_relay()
         tunnel = product.make_tunnel("acme", {"tickets": upstream.url})
         gateway = tunnel.start_gateway()

@@ -1,14 +1,15 @@
 """
 Two ends of a link, joined by a carrier of your choice.
 
-The same test body runs over a carrier in memory and over a real WebSocket on loopback: what a link promises
-must not depend on what carries it.
+The same test body runs over a carrier in memory and over real WebSockets on loopback, each codec against
+each: what a link promises must not depend on what carries it.
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from sallyport.tunnel.errors import TunnelError
 from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
@@ -17,9 +18,13 @@ from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.stream import Stream
 from sallyport.tunnel.net.websocket import WebSocketCarrier
+from sallyport.tunnel.net.websocket_codec import CodecName
 from sallyport.tunnel.windows import MemoryBudget
 
-CarrierKind = Literal["memory", "websocket"]
+# In memory, or the codec of the relay's end and the gateway's.
+CarrierKind = Literal["memory"] | tuple[CodecName, CodecName]
+CODECS: Final[tuple[CodecName, ...]] = ("picows", "websockets")
+CARRIERS: Final[tuple[CarrierKind, ...]] = ("memory", *itertools.product(CODECS, CODECS))
 ACK = HelloAck(max_streams=1_000, boot_id="relay", software="test", time=1_000_000)
 
 
@@ -159,11 +164,12 @@ async def link_pair(
             yield near, far
             return
         # Closed without waiting: from Python 3.12 on that would wait for the link, which is closed below.
-        server = await loop.create_server(lambda: WebSocketCarrier.server(near), "127.0.0.1", 0)
+        codec, far_codec = carrier
+        server = await loop.create_server(lambda: WebSocketCarrier.server(near, codec=codec), "127.0.0.1", 0)
         try:
             port = server.sockets[0].getsockname()[1]
             await loop.create_connection(
-                lambda: WebSocketCarrier.client(far, "relay.test"), "127.0.0.1", port
+                lambda: WebSocketCarrier.client(far, "relay.test", codec=far_codec), "127.0.0.1", port
             )
             yield near, far
         finally:

@@ -30,6 +30,7 @@ DOMAIN = "tunnel.test"
 LOOPBACK = "127.0.0.1"
 
 LoopName = Literal["asyncio", "uvloop"]
+CarrierName = Literal["picows", "websockets"]
 LogLevel = Literal["debug", "info"]
 
 
@@ -40,17 +41,25 @@ class Product:
     Args:
         folder: an empty folder of its own.
         loop: the event loop of all processes; uvloop where it is installed when None.
+        carrier: the WebSocket codec of relay and gateways; picows where it is installed when None.
         log_level: of all processes.
     """
 
     def __init__(
-        self, folder: Path, *, loop: LoopName | None = None, log_level: LogLevel = "info"
+        self,
+        folder: Path,
+        *,
+        loop: LoopName | None = None,
+        carrier: CarrierName | None = None,
+        log_level: LogLevel = "info",
     ) -> None:
         self.folder = folder
         self.log_level = log_level
         self.relay_port = free_port()
         self.relay_health = free_port()
         self._environment = {"SALLYPORT_LOOP": loop} if loop else {}
+        if carrier:
+            self._environment["SALLYPORT_CARRIER"] = carrier
         self._running: list[ChildProcess] = []
         self.relay_folder = folder / "relay"
         self._make_relay()

@@ -16,7 +16,7 @@ from websockets.uri import parse_uri
 
 from sallyport.tunnel.hello import Hello
 from sallyport.tunnel.mux import Mux, Side
-from sallyport.tunnel.net.websocket import PATH, SUBPROTOCOL
+from sallyport.tunnel.net.websocket_upgrade import PATH, SUBPROTOCOL
 from sallyport.tunnel.windows import MemoryBudget
 from tests.harness.product import LOOPBACK, Tunnel
 

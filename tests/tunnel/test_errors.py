@@ -15,6 +15,7 @@ from sallyport.tunnel.errors import (
     LinkTimedOut,
     ProtocolViolation,
     ProxyRefused,
+    SettingRefused,
     StreamReset,
     TlsFailed,
     TlsTruncated,
@@ -47,6 +48,7 @@ EXAMPLES = [
     (HttpRefused(400, "two Host headers"), "the HTTP message was refused: two Host headers"),
     (BodyTruncated(3, 10), "the body ended after 3 bytes, before 10 bytes"),
     (BodyTruncated(3), "the body ended after 3 bytes, before the last chunk"),
+    (SettingRefused("SALLYPORT_LOOP", "fast", "it is asyncio"), "there is no SALLYPORT_LOOP=fast"),
 ]
 
 

@@ -1,8 +1,9 @@
 """
 The carrier of a link: one WebSocket (RFC 6455) under our own asyncio protocol.
 
-``websockets`` speaks the protocol, sans-I/O; this file moves the bytes in callbacks. It is the only file that
-knows that a link travels over a WebSocket: a faster codec replaces it without touching a link.
+This file moves the bytes in callbacks, and with its neighbours is all that knows that a link travels over a
+WebSocket: ``websocket_upgrade`` opens it, a codec makes frames (``websocket_codec``), and what the frames may
+be is said here, for every codec.
 
 What it demands of the peer, beside RFC 6455 (SPEC.md, carrier): subprotocol ``sallyport.v1``, no extensions
 (ciphertext does not compress, and there is no decompression bomb without decompression), binary messages of
@@ -11,24 +12,16 @@ rate at which nobody means harm, and never while the peer does not read the answ
 """
 
 import asyncio
-from http import HTTPStatus
 from typing import Final, cast
 
-from websockets.client import ClientProtocol
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
+from websockets.protocol import Side
 
 from sallyport.tunnel.buckets import TokenBucket
 from sallyport.tunnel.errors import LinkLost
-from sallyport.tunnel.limits import MESSAGE_MAX, limit
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.link import Link
-
-SUBPROTOCOL = Subprotocol("sallyport.v1")
-PATH = "/link"
+from sallyport.tunnel.net.websocket_codec import CodecName, FrameCodec, Opcode, chosen_codec, codec_maker
+from sallyport.tunnel.net.websocket_upgrade import Upgrade
 
 _HIGH_WATER: Final = limit(
     64 * 1024, "bytes",
@@ -54,51 +47,55 @@ class WebSocketCarrier(asyncio.Protocol):
 
     Args:
         link: The link to carry.
-        codec: The WebSocket's protocol, client's or server's.
+        upgrade: The WebSocket's beginning, client's or server's.
+        codec: Which codec makes its frames; None for the process's own.
     """
 
-    def __init__(self, link: Link, codec: ClientProtocol | ServerProtocol) -> None:
+    def __init__(self, link: Link, upgrade: Upgrade, codec: CodecName | None = None) -> None:
         self._link = link
-        self._codec = codec
+        self._upgrade = upgrade
+        self._make_codec = codec_maker(codec or chosen_codec())
+        self._codec: FrameCodec | None = None
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._peer_closed = False
         self._error: LinkLost | None = None
-        now = link.loop.time()
-        self._pings = TokenBucket(_PING_BURST, _PINGS_PER_SECOND, now)
+        self._pings = TokenBucket(_PING_BURST, _PINGS_PER_SECOND, link.loop.time())
+        self.message_received = link.message_received
 
     @classmethod
-    def server(cls, link: Link) -> "WebSocketCarrier":
+    def server(cls, link: Link, *, codec: CodecName | None = None) -> "WebSocketCarrier":
         """Return the relay's end."""
-        return cls(link, ServerProtocol(subprotocols=[SUBPROTOCOL], max_size=MESSAGE_MAX))
+        return cls(link, Upgrade.server(), codec)
 
     @classmethod
-    def client(cls, link: Link, host: str) -> "WebSocketCarrier":
+    def client(cls, link: Link, host: str, *, codec: CodecName | None = None) -> "WebSocketCarrier":
         """
         Return the gateway's end.
 
         Args:
             link: The link to carry.
             host: The relay's name for this tunnel's links, as sent in SNI.
+            codec: Which codec makes its frames; None for the process's own.
         """
-        uri = parse_uri(f"wss://{host}{PATH}")
-        return cls(link, ClientProtocol(uri, subprotocols=[SUBPROTOCOL], max_size=MESSAGE_MAX))
+        return cls(link, Upgrade.client(host), codec)
 
     # The carrier, as the link sees it
 
     @property
     def is_writable(self) -> bool:
-        return self._writable and self._codec.state is OPEN
+        return self._writable and self._codec is not None and self._codec.is_open
 
     def send(self, message: bytes) -> None:
-        self._codec.send_binary(message)
-        self._write()
+        if self._codec is None:
+            raise AssertionError("a link sends while its carrier is writable")
+        self._codec.send(message)
 
     def close(self) -> None:
         if self._transport is None:
             return
-        if self._codec.state is OPEN:
-            self._codec.send_close(CloseCode.NORMAL_CLOSURE)
-            self._write()
+        if self._codec is not None and self._codec.is_open:
+            self._codec.close()
         self._transport.close()
 
     def abort(self) -> None:
@@ -113,31 +110,31 @@ class WebSocketCarrier(asyncio.Protocol):
         self._link.carrier_connected(self)
         if self._transport.is_closing():
             return
-        if isinstance(self._codec, ClientProtocol):
-            self._codec.send_request(self._codec.connect())
-            self._write()
+        self._upgrade.start()
+        self.write(self._upgrade.data_to_send())
 
     def data_received(self, data: bytes) -> None:
-        self._codec.receive_data(data)
-        for event in self._codec.events_received():
-            if isinstance(event, Frame):
-                self._frame_received(event)
-            elif isinstance(event, Request):
-                self._upgrade_requested(event)
+        if self._error is not None or self._peer_closed:
+            return
+        try:
+            if self._codec is not None:
+                self._codec.receive(data)
             else:
-                self._upgrade_answered(event)
-            if self._error is not None:
-                self.abort()
-                return
-        self._write()
-        self._check_codec()
+                self._receive_upgrade(data)
+        except LinkLost as error:
+            self._break(error)
 
     def eof_received(self) -> bool:
-        self._codec.receive_eof()
+        if self._codec is None and self._error is None:
+            try:
+                self._upgrade.receive_eof()
+            except LinkLost as error:
+                self._break(error)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._codec.close_rcvd is not None:
+        self._codec = None  # It knows this carrier, and neither is freed at once while they know each other.
+        if self._peer_closed:
             exc = None  # The peer has closed in order; that it did not wait for our answer is no error.
         self._link.carrier_lost(self._error or exc)
 
@@ -148,55 +145,44 @@ class WebSocketCarrier(asyncio.Protocol):
         self._writable = True
         self._link.carrier_writable()
 
-    # Inside
+    # The receiver, as the codec sees it; ``message_received`` is the link's own
 
-    def _upgrade_requested(self, request: Request) -> None:
-        codec = cast(ServerProtocol, self._codec)
-        response = codec.accept(request)
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            if request.path != PATH:
-                response = codec.reject(HTTPStatus.NOT_FOUND, f"links are at {PATH}\n")
-            elif codec.subprotocol != SUBPROTOCOL:
-                response = codec.reject(HTTPStatus.BAD_REQUEST, f"the subprotocol is {SUBPROTOCOL}\n")
-        codec.send_response(response)
-        self._write()
-        if codec.state is OPEN:
-            self._link.carrier_opened()
-
-    def _upgrade_answered(self, response: Response) -> None:
-        if self._codec.handshake_exc is not None:
-            self._error = LinkLost(f"the relay answered the WebSocket upgrade with {response.status_code}")
-            self._error.__cause__ = self._codec.handshake_exc
-        elif self._codec.subprotocol != SUBPROTOCOL:
-            self._error = LinkLost(f"the relay does not speak {SUBPROTOCOL}")
-        else:
-            self._link.carrier_opened()
-
-    def _frame_received(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.BINARY and frame.fin:
-            self._link.message_received(frame.data)
-        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            self._error = LinkLost("the peer sent a text message or a fragment, which a link never carries")
-        elif frame.opcode is Opcode.PING:
+    def frame_received(self, opcode: Opcode) -> None:
+        if opcode is Opcode.PING:
             unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
             if unread > _UNREAD_MAX or not self._pings.take(self._link.loop.time()):
-                self._error = LinkLost("the peer floods the link with WebSocket pings")
+                self.abort()
+                raise LinkLost("the peer floods the link with WebSocket pings")
+        elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONTINUATION):
+            self.abort()
+            raise LinkLost("the peer sent a text message or a fragment, which a link never carries")
 
-    def _check_codec(self) -> None:
-        """Take note of what the codec found wrong: it has answered with a close frame where there is one."""
-        wrong = self._codec.parser_exc or self._codec.handshake_exc
-        if wrong is not None and self._error is None:
-            self._error = LinkLost(f"the WebSocket broke: {wrong}")
-            if self._transport is not None:
-                self._transport.close()
+    def peer_closed(self) -> None:
+        self._peer_closed = True
+        # The server ends the connection; the client waits for that (RFC 6455 §7.1.1).
+        if self._upgrade.side is Side.SERVER and self._transport is not None:
+            self._transport.close()
 
-    def _write(self) -> None:
-        transport = self._transport
-        if transport is None:
+    def write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    # Inside
+
+    def _receive_upgrade(self, data: bytes) -> None:
+        try:
+            rest = self._upgrade.receive(data)
+        finally:
+            self.write(self._upgrade.data_to_send())
+        if rest is None:
             return
-        chunks = self._codec.data_to_send()
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if data:
-            transport.write(data)
-        if b"" in chunks:  # The codec asks for the end of the connection by an empty chunk.
-            transport.close()
+        self._codec = self._make_codec(self._upgrade.side, self)
+        self._link.carrier_opened()
+        if rest and self._codec is not None:
+            self._codec.receive(rest)
+
+    def _break(self, error: LinkLost) -> None:
+        """Give the WebSocket up, behind what was written to tell the peer why."""
+        self._error = error
+        if self._transport is not None:
+            self._transport.close()

@@ -1,4 +1,4 @@
-"""Links end to end, over a carrier in memory and over a real WebSocket, on every event loop."""
+"""Links end to end, over a carrier in memory and over real WebSockets, on every event loop."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from sallyport.tunnel.errors import LinkLost, LinkRefused, StreamReset
 from sallyport.tunnel.events import Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode, ResetCode
 from sallyport.tunnel.net import stream as stream_module
-from tests.harness.link_pair import CarrierKind, Owner, Recorder, link_pair
+from tests.harness.link_pair import CARRIERS, CarrierKind, Owner, Recorder, link_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ OPENING = Opening(
 )
 
 
-@pytest.fixture(params=["memory", "websocket"])
+@pytest.fixture(params=CARRIERS, ids=str)
 def carrier(request: pytest.FixtureRequest) -> CarrierKind:
     """Run a test over each carrier."""
     kind: CarrierKind = request.param

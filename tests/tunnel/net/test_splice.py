@@ -13,7 +13,7 @@ from sallyport.tunnel.frames import ResetCode
 from sallyport.tunnel.net.link import Link
 from sallyport.tunnel.net.splice import Splice
 from sallyport.tunnel.net.stream import Stream
-from tests.harness.link_pair import Owner, Recorder, link_pair
+from tests.harness.link_pair import CARRIERS, CarrierKind, Owner, Recorder, link_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -202,12 +202,13 @@ async def test_no_stream_to_be_had() -> None:
     assert isinstance(ended[0], LimitReached)
 
 
+@pytest.mark.parametrize("carrier", CARRIERS, ids=str)
 @pytest.mark.parametrize("direction", ["up", "down"])
-async def test_bulk_is_byte_exact_with_a_slow_reader(direction: str) -> None:
+async def test_bulk_is_byte_exact_with_a_slow_reader(direction: str, carrier: CarrierKind) -> None:
     """Megabytes pass both ways unchanged, though whoever reads takes them in small bites."""
     data = os.urandom(6_000_000)
     relay, gateway = Owner(), Owner()
-    async with link_pair("websocket", relay, gateway) as (near, _):
+    async with link_pair(carrier, relay, gateway) as (near, _):
         front = Front(near)
         loop = asyncio.get_running_loop()
         with anyio.fail_after(30):
