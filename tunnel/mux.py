@@ -282,12 +282,12 @@ class Mux:
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called, by the same clock; None for never."""
-        if self._handshake.phase is Phase.ENDED:
-            return None
-        if not self.is_ready:
-            return self._handshake.deadline()
+        phase = self._handshake.phase
+        if phase is not Phase.READY:
+            return None if phase is Phase.ENDED else self._handshake.deadline()
+        silence = self._keepalive.deadline()
         due = self._streams.deadline()
-        return self._keepalive.deadline() if due is None else min(due, self._keepalive.deadline())
+        return silence if due is None or silence < due else due
 
     def handle_timer(self, now: float) -> list[Event]:
         """

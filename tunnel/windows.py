@@ -131,12 +131,14 @@ class ReceiveWindow:
         if count > self.credit:
             return False
         self.credit -= count
-        self.waiting += count
+        self.waiting = waiting = self.waiting + count
         if self._measured_since is None:
             self._measured_since = now
-        if self.waiting * _PART >= self.size:
+        if waiting * _PART >= self.size:
             self._budget.stalled.setdefault(self, now)
-        self._recharge()
+        if waiting > self.charge:  # which is no less than what was lent
+            self._budget.used += waiting - self.charge
+            self.charge = waiting
         return True
 
     def consumed(self, count: int, now: float, rtt: float | None) -> int:

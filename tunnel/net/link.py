@@ -383,12 +383,13 @@ class Link:
         self._timer = None
         if self._lost:
             return
+        now = self.loop.time()
         try:
-            happened = self._mux.handle_timer(self.loop.time())
+            happened = self._mux.handle_timer(now)
         except LinkTimedOut as error:
             self._break(error)
             return
-        self._handle_all(happened, self._timer_due)
+        self._handle_all(happened, now)
         self._schedule_flush()
         self._arm_timer()
 

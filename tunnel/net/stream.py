@@ -13,7 +13,7 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sallyport.tunnel.errors import StreamReset, TunnelError
@@ -169,6 +169,11 @@ class Stream(asyncio.Transport):
             self._writing = False
             self._tell(self._protocol.pause_writing)
 
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Write several pieces, which stay apart: the mux joins what goes into one message."""
+        for data in list_of_data:
+            self.write(data)
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -254,7 +259,10 @@ class Stream(asyncio.Transport):
             if not self._closing:
                 self._tell(self._protocol.data_received, data)
             self._link.consumed(self.stream_id, len(data))
-        if self._held or not self._eof_received or self._eof_delivered or self._lost:
+        if self._held:
+            return
+        self._held = None
+        if not self._eof_received or self._eof_delivered or self._lost:
             return
         if not (self._reading or self._closing):
             return
