@@ -155,12 +155,16 @@ class ReceiveWindow:
         """
         if not 0 <= count <= self.waiting:
             raise ValueError(f"{count} bytes consumed of {self.waiting} that wait on stream {self.stream}")
-        self.waiting -= count
-        self._taken += count
-        self._recharge()  # before growth is decided: the bytes taken are memory that it can be lent from
-        if self._taken * _PART < self.size:
+        self.waiting = waiting = self.waiting - count
+        self._taken = taken = self._taken + count
+        # Before growth is decided: the bytes taken are memory that it can be lent from.
+        lent = self.size - INITIAL_WINDOW
+        charge = waiting if waiting > lent else lent
+        self._budget.used += charge - self.charge
+        self.charge = charge
+        if taken * _PART < self.size:
             return 0
-        grant = self._taken + self._growth(now, rtt)
+        grant = taken + self._growth(now, rtt)
         self._taken = 0
         self.credit += grant
         self._restart_stall(now)

@@ -117,8 +117,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
         if not self._admitted and self._engine.handshake_complete and not self._admit():
             return
-        if plaintext:
-            self._deliver(plaintext)
+        if plaintext and self._reading and not self._held and not self._closing:
+            self._upper.data_received(plaintext)
+        elif plaintext and not self._closing:
+            self._held += plaintext
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
         elif self._engine.peer_closed:
@@ -259,14 +261,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._upper.data_received(held)
             if self._eof_due:
                 self._deliver_eof()
-
-    def _deliver(self, plaintext: bytes) -> None:
-        if self._closing:
-            return
-        if self._reading and not self._held:
-            self._upper.data_received(plaintext)
-        else:
-            self._held += plaintext
 
     def _deliver_eof(self) -> None:
         if self._closing or self._lost:
