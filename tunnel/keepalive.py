@@ -58,7 +58,8 @@ class Keepalive:
         """Return when ``tick`` wants to be called."""
         if self._waiting:
             return self._heard + DEAD_AFTER
-        return min(self._heard + PING_AFTER, self._pinged + RTT_EVERY)
+        silence, round_trip = self._heard + PING_AFTER, self._pinged + RTT_EVERY
+        return silence if silence < round_trip else round_trip
 
     def tick(self, now: float) -> bytes | None:
         """

@@ -37,7 +37,6 @@ from sallyport.tunnel.frames import (
     FrameType,
     GoAwayReason,
     RefusalCode,
-    ResetCode,
     StreamId,
     encode,
     encode_go_away,
@@ -82,6 +81,14 @@ class Mux:
             side, self._scheduler, self._guard, budget=budget, most=max_streams, now=now
         )
         self._opens: Final = TokenBucket(limits.OPEN_BURST_SENT, limits.OPEN_RATE_SENT, now)
+        # What is done for one stream. Nothing happens on one that has ended, perhaps by an event that is not
+        # handled yet. These are the streams' own methods, because most are called for every frame, and a
+        # method that only passes the call on would cost as much as what it calls.
+        self.send_data: Final = self._streams.send_data
+        self.finish: Final = self._streams.finish
+        self.reset: Final = self._streams.reset
+        self.consumed: Final = self._streams.consumed
+        self.unsent: Final = self._streams.unsent
 
     @property
     def is_ready(self) -> bool:
@@ -168,6 +175,7 @@ class Mux:
             case FrameType.PONG:
                 if not self._keepalive.pong_received(bytes(payload), now):
                     self._guard.ping_received(now)
+                self._streams.rtt = self._keepalive.rtt
             case _:
                 self._guard.control_received(now)
                 happened.append(ControlReceived(*read_control(payload)))
@@ -191,11 +199,14 @@ class Mux:
     def message_to_send(self) -> bytes | None:
         """Return the next message for the carrier, or None when nothing may go now."""
         message = self._scheduler.next_message()
-        self._streams.message_pulled()
+        if self._scheduler.finished:
+            self._streams.message_pulled()
         return message
 
     def drained(self) -> list[StreamWritable]:
         """Return the streams whose writers may go on; call it after messages were pulled."""
+        if not self._scheduler.drained:
+            return []
         return [StreamWritable(stream) for stream in self._scheduler.take_drained()]
 
     def send_hello(self, hello: Hello) -> None:
@@ -228,8 +239,6 @@ class Mux:
         self._check_ready()
         self._scheduler.send_control(encode(FrameType.CONTROL, 0, encode_control(name, body)))
 
-    # Sending, for a stream. Nothing happens on one that has ended, perhaps by an event not yet handled.
-
     def open_stream(self, opening: Opening, now: float) -> StreamId:
         """
         Open a stream (relay's side).
@@ -253,31 +262,6 @@ class Mux:
             self.go_away(GoAwayReason.STREAM_IDS)
         return stream
 
-    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> None:
-        """Queue data; it leaves as credit and the other streams allow. What is not ``bytes`` is copied."""
-        self._streams.send_data(stream, data)
-
-    def finish(self, stream: StreamId) -> None:
-        """End this direction behind the data that is queued."""
-        self._streams.finish(stream)
-
-    def reset(self, stream: StreamId, code: ResetCode) -> None:
-        """End a stream at once in both directions; what is queued for it, or waits, is dropped."""
-        self._streams.reset(stream, code)
-
-    def consumed(self, stream: StreamId, count: int, now: float) -> None:
-        """
-        Take note that the consumer took bytes that came: credit returns to the peer.
-
-        Raises:
-            ValueError: So many did not come.
-        """
-        self._streams.consumed(stream, count, now=now, rtt=self._keepalive.rtt)
-
-    def unsent(self, stream: StreamId) -> int:
-        """Return how many bytes of a stream were queued and not yet pulled; 0 once it has ended."""
-        return self._streams.unsent(stream)
-
     def _check_ready(self) -> None:
         if not self.is_ready:
             raise LinkLost("the link is not up")
@@ -298,12 +282,12 @@ class Mux:
 
     def next_timeout(self) -> float | None:
         """Return when ``handle_timer`` wants to be called, by the same clock; None for never."""
-        if self._handshake.phase is Phase.ENDED:
-            return None
-        if not self.is_ready:
-            return self._handshake.deadline()
+        phase = self._handshake.phase
+        if phase is not Phase.READY:
+            return None if phase is Phase.ENDED else self._handshake.deadline()
+        silence = self._keepalive.deadline()
         due = self._streams.deadline()
-        return self._keepalive.deadline() if due is None else min(due, self._keepalive.deadline())
+        return silence if due is None or silence < due else due
 
     def handle_timer(self, now: float) -> list[Event]:
         """

@@ -88,6 +88,11 @@ def next_state(state: State, happening: Input) -> State | None:
     return _NEXT[state][happening]
 
 
+def states_unmoved_by(happening: Input) -> tuple[bool, ...]:
+    """Say for each state whether the table has the input there and stays: asked for every frame of data."""
+    return tuple(next_state(state, happening) is state for state in State)
+
+
 def markdown_table() -> str:
     """Return the table as SPEC.md shows it, one row for each input; an empty cell is an error."""
     rows = [["input", *(state.name for state in State)], ["---"] * (len(State) + 1)]

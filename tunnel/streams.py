@@ -34,12 +34,12 @@ from sallyport.tunnel.handshake import Side
 from sallyport.tunnel.idle_credit import IdleCredit
 from sallyport.tunnel.opening import Opening, encode_opening, read_opening
 from sallyport.tunnel.scheduler import Scheduler, SendLane
-from sallyport.tunnel.stream_state import Input, State, next_state
+from sallyport.tunnel.stream_state import Input, State, next_state, states_unmoved_by
 from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
 
-# Looking a member up in its enum costs as much as all else that is done for a small frame.
-_DATA_RECEIVED: Final = Input.DATA_RECEIVED
-_DATA_SENT: Final = Input.DATA_SENT
+# By state, from the table. Data never moves a stream on, so that for each frame of it one look is enough.
+_TAKES_DATA: Final = states_unmoved_by(Input.DATA_RECEIVED)
+_SENDS_DATA: Final = states_unmoved_by(Input.DATA_SENT)
 
 
 class _Stream:
@@ -70,6 +70,7 @@ class Streams:
         most: The most streams at once.
         has_left: Whether this end has sent GO_AWAY.
         peer_has_left: Whether the peer has.
+        rtt: The link's round trip in seconds, None while it is not known; whoever measures it sets it.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Streams:
         self.most = most
         self.has_left = False
         self.peer_has_left = False
+        self.rtt: float | None = None
         self._side: Final = side
         self._scheduler: Final = scheduler
         self._guard: Final = guard
@@ -128,11 +130,11 @@ class Streams:
 
     def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
         """Take DATA within the credit; what is given on is a copy."""
-        record = self._receiving(stream, _DATA_RECEIVED, now, happened)
-        if record is None:
-            return
-        if record.window.received(len(payload), now):
-            happened.append(DataReceived(stream, payload.tobytes()))
+        record = self._open.get(stream)
+        if record is None or not _TAKES_DATA[record.state]:
+            self._receiving(stream, Input.DATA_RECEIVED, now, happened)  # which says what is wrong with it
+        elif record.window.received(len(payload), now):
+            happened.append(DataReceived(stream, bytes(payload)))
         else:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 
@@ -224,35 +226,52 @@ class Streams:
         self._scheduler.send_control(encode(FrameType.OPEN, stream, payload))
         return stream
 
-    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> None:
-        """Queue data behind what is queued; raises RuntimeError after ``finish``."""
+    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> int:
+        """
+        Queue data; it leaves as credit and the other streams allow. What is not ``bytes`` is copied.
+
+        Returns:
+            How many bytes of the stream are queued and not yet pulled.
+
+        Raises:
+            RuntimeError: After ``finish``.
+        """
         record = self._open.get(stream)
-        if record is None or not data:
-            return
-        _check_sendable(record, _DATA_SENT)
-        # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
-        self._scheduler.send_data(record.lane, data if type(data) is bytes else bytes(data))
+        if record is None:
+            return 0
+        lane = record.lane
+        if data:
+            if lane.is_finishing or not _SENDS_DATA[record.state]:
+                _check_sendable(record, Input.DATA_SENT)
+            # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
+            self._scheduler.send_data(lane, data if type(data) is bytes else bytes(data))
+        return lane.unsent
 
     def finish(self, stream: StreamId) -> None:
-        """Queue FINISH behind the data; raises RuntimeError when that was done already."""
+        """End this direction behind the data that is queued; raises RuntimeError when that was done already."""
         record = self._open.get(stream)
         if record is not None:
             _check_sendable(record, Input.FINISH_SENT)
             self._scheduler.finish(record.lane)
 
     def reset(self, stream: StreamId, code: ResetCode) -> None:
-        """End a stream at once, dropping what is queued for it and what waits."""
+        """End a stream at once in both directions; what is queued for it, or waits, is dropped."""
         if stream in self._open:
             self._forget(stream)
             self._scheduler.send_control(encode_reset(stream, code))
         elif (window := self._draining.pop(stream, None)) is not None:
             window.release()
 
-    def consumed(self, stream: StreamId, count: int, *, now: float, rtt: float | None) -> None:
-        """Give credit for bytes that the consumer took; raises ValueError for more than came."""
+    def consumed(self, stream: StreamId, count: int, now: float) -> None:
+        """
+        Take note that the consumer took bytes that came: credit returns to the peer.
+
+        Raises:
+            ValueError: So many did not come.
+        """
         record = self._open.get(stream)
         if record is not None:
-            credit = record.window.consumed(count, now, rtt)
+            credit = record.window.consumed(count, now, self.rtt)
             if credit and next_state(record.state, Input.WINDOW_SENT) is not None:
                 self._scheduler.send_window(stream, credit)
         elif (window := self._draining.get(stream)) is not None:

@@ -15,12 +15,21 @@ The engine takes no decision about who the peer is beyond what its context check
 """
 
 import ssl
+from typing import Final
 
 from sallyport.tunnel.alerts import read_alert_record
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated
+from sallyport.tunnel.limits import limit
 
-# OpenSSL hands out one record (at most 16 KiB of plaintext) a read, so a larger buffer is never filled.
-_RECORD = 16 * 1024
+# The most plaintext that a record holds. OpenSSL hands out one record a read, so that a read of this size
+# leaves nothing behind, and a larger buffer is never filled.
+RECORD: Final = 16 * 1024
+
+_FED_AT_ONCE: Final = limit(
+    32 * 1024, "bytes",
+    "given to OpenSSL at once: its buffers keep the size that they once had to have as long as the connection "
+    "lives, so an idle one would hold as much as the largest piece that ever came (340 KiB for 256)",
+)  # fmt: skip
 
 # OpenSSL's names for a received alert are "<era>_ALERT_<name>" and, for the later ones, "<era>_<name>".
 _ALERT_PREFIXES = ("SSLV3_ALERT_", "TLSV1_ALERT_", "TLSV13_ALERT_")
@@ -39,21 +48,27 @@ class TlsEngine:
         context: Made by ``certs.contexts``, which sets every flag.
         server_side: Whether this end accepts.
         server_hostname: The name to send as SNI and to check; clients only.
+
+    Attributes:
+        tls: What OpenSSL knows of the connection.
+        outgoing: What must be written to the network; ``data_to_send`` takes it.
+        handshake_complete: Whether the handshake has succeeded at this end.
+        peer_closed: Whether the peer has sent close_notify.
+        failure: What broke the connection behind plaintext that was still good, until ``receive`` is called.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "failure", "handshake_complete", "peer_closed", "tls")
+    __slots__ = ("_incoming", "failure", "handshake_complete", "outgoing", "peer_closed", "tls")
 
     def __init__(
         self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
     ) -> None:
         self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming, self.outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self.handshake_complete = False
         self.peer_closed = False
-        # What broke the connection behind plaintext that was still good, until ``receive`` is called again.
         self.failure: TlsFailed | None = None
 
     # Receiving
@@ -82,6 +97,8 @@ class TlsEngine:
             raise self.failure
         if self.peer_closed:
             return b""
+        if len(data) > _FED_AT_ONCE:
+            return self._receive_in_pieces(memoryview(data))
         self._incoming.write(data)
         try:
             if not self.handshake_complete and not self._shake_hands():
@@ -106,15 +123,15 @@ class TlsEngine:
 
     def send(self, data: bytes | memoryview) -> None:
         """
-        Encrypt data.
+        Encrypt data. Do it by the ``RECORD`` and take what is to be sent each time: see ``_FED_AT_ONCE``.
 
         Raises:
             TlsFailed: The connection has failed before.
         """
-        rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self.tls.write(rest) :]
+            sent = self.tls.write(data) if data else 0
+            while sent < len(data):
+                sent += self.tls.write(memoryview(data)[sent:])
         except ssl.SSLError as error:
             raise _failure(error) from error
 
@@ -131,7 +148,7 @@ class TlsEngine:
 
     def data_to_send(self) -> bytes:
         """Return what must be written to the network now, which may be empty."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        return self.outgoing.read()
 
     # Inside
 
@@ -148,13 +165,26 @@ class TlsEngine:
         self.handshake_complete = True
         return True
 
+    def _receive_in_pieces(self, data: memoryview) -> bytes:
+        chunks = []
+        for start in range(0, len(data), _FED_AT_ONCE):
+            try:
+                chunks.append(self.receive(data[start : start + _FED_AT_ONCE]))
+            except TlsFailed as failure:
+                if not any(chunks):
+                    raise
+                self.failure = failure
+            if self.failure is not None:
+                break
+        return b"".join(chunks)
+
     def _decrypt(self) -> bytes:
         chunks = []
-        read, incoming, pending = self.tls.read, self._incoming, self.tls.pending
+        read, incoming = self.tls.read, self._incoming
         try:
-            # Asking OpenSSL once more than there are records costs an exception, so ask the buffers first.
-            while incoming.pending or pending():
-                chunk = read(_RECORD)
+            # Asking OpenSSL once more than there are records costs an exception, so ask the buffer first.
+            while incoming.pending:
+                chunk = read(RECORD)
                 if not chunk:
                     self.peer_closed = True
                     break

@@ -131,12 +131,14 @@ class ReceiveWindow:
         if count > self.credit:
             return False
         self.credit -= count
-        self.waiting += count
+        self.waiting = waiting = self.waiting + count
         if self._measured_since is None:
             self._measured_since = now
-        if self.waiting * _PART >= self.size:
+        if waiting * _PART >= self.size:
             self._budget.stalled.setdefault(self, now)
-        self._recharge()
+        if waiting > self.charge:  # which is no less than what was lent
+            self._budget.used += waiting - self.charge
+            self.charge = waiting
         return True
 
     def consumed(self, count: int, now: float, rtt: float | None) -> int:
@@ -153,12 +155,16 @@ class ReceiveWindow:
         """
         if not 0 <= count <= self.waiting:
             raise ValueError(f"{count} bytes consumed of {self.waiting} that wait on stream {self.stream}")
-        self.waiting -= count
-        self._taken += count
-        self._recharge()  # before growth is decided: the bytes taken are memory that it can be lent from
-        if self._taken * _PART < self.size:
+        self.waiting = waiting = self.waiting - count
+        self._taken = taken = self._taken + count
+        # Before growth is decided: the bytes taken are memory that it can be lent from.
+        lent = self.size - INITIAL_WINDOW
+        charge = waiting if waiting > lent else lent
+        self._budget.used += charge - self.charge
+        self.charge = charge
+        if taken * _PART < self.size:
             return 0
-        grant = self._taken + self._growth(now, rtt)
+        grant = taken + self._growth(now, rtt)
         self._taken = 0
         self.credit += grant
         self._restart_stall(now)

@@ -22,7 +22,15 @@ from sallyport.tunnel.errors import (
     StreamReset,
     TunnelError,
 )
-from sallyport.tunnel.events import Event, Hello, HelloAck, Opening, Refusal
+from sallyport.tunnel.events import (
+    DataReceived,
+    Event,
+    Hello,
+    HelloAck,
+    Opening,
+    Refusal,
+    SeldomEvent,
+)
 from sallyport.tunnel.frames import GoAwayReason, ResetCode, StreamId
 from sallyport.tunnel.limits import MAX_STREAMS
 from sallyport.tunnel.mux import Mux, Side
@@ -202,14 +210,14 @@ class Link:
         """Take one whole message; it may be lent for the time of the call only."""
         if self._lost:
             return
+        now = self.loop.time()
         try:
-            happened = self._mux.receive(message, self.loop.time())
+            happened = self._mux.receive(message, now)
         except ProtocolViolation as error:
             self._break(error)
             return
-        for event in happened:
-            self._handle(event)
-        if self._mux.has_output():
+        self._handle_all(happened, now)
+        if not self._flush_due and self._mux.has_output():
             self._schedule_flush()
         self._arm_timer()
 
@@ -230,41 +238,52 @@ class Link:
 
     # What streams call
 
-    def send_data(self, stream: Stream, data: bytes) -> None:
-        self._mux.send_data(stream.stream_id, data)
+    def send_data(self, stream_id: StreamId, data: bytes | bytearray | memoryview) -> int:
+        """Send data, and return how many bytes of its stream have not left yet."""
+        unsent = self._mux.send_data(stream_id, data)
+        if not self._flush_due:
+            self._schedule_flush()
+        return unsent
+
+    def finish_stream(self, stream_id: StreamId) -> None:
+        self._mux.finish(stream_id)
         self._schedule_flush()
 
-    def finish_stream(self, stream: Stream) -> None:
-        self._mux.finish(stream.stream_id)
+    def reset_stream(self, stream_id: StreamId, code: ResetCode) -> None:
+        self._mux.reset(stream_id, code)
         self._schedule_flush()
 
-    def reset_stream(self, stream: Stream, code: ResetCode) -> None:
-        self._mux.reset(stream.stream_id, code)
-        self._schedule_flush()
-
-    def consumed(self, stream: Stream, count: int) -> None:
-        self._mux.consumed(stream.stream_id, count, self.loop.time())
+    def consumed(self, stream_id: StreamId, count: int) -> None:
+        """Return credit for bytes that were held before they were taken."""
+        self._mux.consumed(stream_id, count, self.loop.time())
         if self._mux.has_output():
             self._schedule_flush()
 
-    def unsent(self, stream: Stream) -> int:
-        return self._mux.unsent(stream.stream_id)
+    def unsent(self, stream_id: StreamId) -> int:
+        return self._mux.unsent(stream_id)
 
-    def stream_ended(self, stream: Stream) -> None:
-        self._streams.pop(stream.stream_id, None)
+    def stream_ended(self, stream_id: StreamId) -> None:
+        self._streams.pop(stream_id, None)
         if not self._streams:
             self._idle.set()
 
     # Events
 
-    def _handle(self, event: Event) -> None:
+    def _handle_all(self, happened: list[Event], now: float) -> None:
+        streams, consumed = self._streams, self._mux.consumed
+        for event in happened:
+            if not isinstance(event, DataReceived):
+                self._handle(event)
+                continue
+            stream_id, data = event
+            stream = streams.get(stream_id)
+            # A stream that has ended here takes what was under way: nobody else returns its credit.
+            taken = len(data) if stream is None else stream.deliver(data)
+            if taken:
+                consumed(stream_id, taken, now)
+
+    def _handle(self, event: SeldomEvent) -> None:
         match event:
-            case events.DataReceived(stream=stream_id, data=data):
-                if (stream := self._streams.get(stream_id)) is not None:
-                    stream.deliver(data)
-                else:
-                    # The stream has ended here while its bytes were on their way: nobody else returns credit.
-                    self._mux.consumed(stream_id, len(data), self.loop.time())
             case events.StreamOpened(stream=stream_id, opening=opening):
                 self._stream_opened(stream_id, opening)
             case events.StreamWritable(stream=stream_id):
@@ -295,8 +314,8 @@ class Link:
         stream = Stream(self, stream_id, replace(opening, first=b""))
         protocol = self._handler.stream_opened(self, stream, opening)
         self._connect_stream(stream, protocol)
-        if opening.first:
-            stream.deliver(opening.first)
+        if opening.first and (taken := stream.deliver(opening.first)):
+            self.consumed(stream_id, taken)
 
     def _connect_stream(self, stream: Stream, protocol: asyncio.Protocol) -> None:
         self._streams[stream.stream_id] = stream
@@ -364,13 +383,13 @@ class Link:
         self._timer = None
         if self._lost:
             return
+        now = self.loop.time()
         try:
-            happened = self._mux.handle_timer(self.loop.time())
+            happened = self._mux.handle_timer(now)
         except LinkTimedOut as error:
             self._break(error)
             return
-        for event in happened:
-            self._handle(event)
+        self._handle_all(happened, now)
         self._schedule_flush()
         self._arm_timer()
 

@@ -33,6 +33,8 @@ class Splice:
             caller can be told; it is then nobody else's.
     """
 
+    __slots__ = ("_ended", "_open_stream", "_reason", "_refused", "far", "near")
+
     def __init__(
         self,
         open_stream: OpenStream,
@@ -84,6 +86,8 @@ class SpliceHalf(asyncio.Protocol):
         received: Bytes that came in on this side.
         has_finished: Its peer has sent its last byte in order.
     """
+
+    __slots__ = ("_splice", "has_finished", "is_lost", "other", "received", "transport")
 
     other: "SpliceHalf"
 

@@ -13,7 +13,7 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sallyport.tunnel.errors import StreamReset, TunnelError
@@ -36,6 +36,9 @@ _STALLED_LOOKS: Final = limit(
 
 _Told = TypeVar("_Told")
 
+# The protocol of a stream that has none yet.
+_NOBODY: Final = asyncio.Protocol()
+
 
 class Stream(asyncio.Transport):
     """
@@ -47,13 +50,32 @@ class Stream(asyncio.Transport):
         opening: What its OPEN said.
     """
 
+    __slots__ = (
+        "_closing",
+        "_eof_delivered",
+        "_eof_received",
+        "_eof_sent",
+        "_held",
+        "_linger",
+        "_link",
+        "_looks",
+        "_lost",
+        "_protocol",
+        "_pump_due",
+        "_reading",
+        "_unsent_then",
+        "_writing",
+        "opening",
+        "stream_id",
+    )
+
     def __init__(self, link: "Link", stream_id: StreamId, opening: Opening) -> None:
-        super().__init__()
+        # Not asyncio's own, which would give each of ten thousand streams a dictionary for ``get_extra_info``.
         self._link = link
         self.stream_id = stream_id
         self.opening = opening
-        self._protocol: asyncio.Protocol = asyncio.Protocol()
-        self._held: deque[bytes] = deque()
+        self._protocol: asyncio.Protocol = _NOBODY
+        self._held: deque[bytes] | None = None  # what came while the protocol was not reading
         self._pump_due = False
         self._reading = True
         self._writing = True  # False while the protocol is asked to pause
@@ -68,12 +90,23 @@ class Stream(asyncio.Transport):
 
     # Receiving: called by the link
 
-    def deliver(self, data: bytes) -> None:
-        """Hand data to the protocol, or hold it while the protocol does not read."""
-        if self._reading and not self._held:
-            self._take(data)
-        else:
+    def deliver(self, data: bytes) -> int:
+        """
+        Hand data to the protocol, or hold it while the protocol does not read.
+
+        Returns:
+            How many bytes were taken, so that the link returns credit for them.
+        """
+        if self._held or not self._reading:
+            self._held = self._held or deque()
             self._held.append(data)
+            return 0
+        if not self._closing:
+            try:
+                self._protocol.data_received(data)
+            except Exception as error:
+                self._protocol_failed(error)
+        return len(data)
 
     def deliver_eof(self) -> None:
         """Take note of the peer's FINISH; the protocol hears of it behind the data."""
@@ -99,10 +132,10 @@ class Stream(asyncio.Transport):
         if self._lost:
             return
         self._lost = self._closing = True
-        self._held.clear()
+        self._held = None
         if self._linger is not None:
             self._linger.cancel()
-        self._link.stream_ended(self)
+        self._link.stream_ended(self.stream_id)
         self._tell(self._protocol.connection_lost, error)
 
     def drained(self) -> None:
@@ -132,11 +165,14 @@ class Stream(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or self._eof_sent or not data:
             return
-        # The mux keeps what it is given until there is credit, so it must own it.
-        self._link.send_data(self, data if isinstance(data, bytes) else bytes(data))
-        if self._writing and self._unsent() > HIGH_WATER:
+        if self._link.send_data(self.stream_id, data) > HIGH_WATER and self._writing:
             self._writing = False
             self._tell(self._protocol.pause_writing)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Write several pieces, which stay apart: the mux joins what goes into one message."""
+        for data in list_of_data:
+            self.write(data)
 
     def can_write_eof(self) -> bool:
         return True
@@ -164,7 +200,7 @@ class Stream(asyncio.Transport):
         if self._lost:
             return
         self._closing = True
-        self._link.reset_stream(self, code)
+        self._link.reset_stream(self.stream_id, code)
         # Like asyncio, tell the protocol in a turn of its own: abort() is called from inside its methods.
         self._link.loop.call_soon(self.lose, None)
 
@@ -206,24 +242,27 @@ class Stream(asyncio.Transport):
         try:
             return callback(*facts)
         except Exception as error:
-            self._link.loop.call_exception_handler(
-                {"message": "the protocol of a stream failed", "exception": error, "transport": self}
-            )
-            self.reset(ResetCode.INTERNAL)
+            self._protocol_failed(error)
             return None
 
-    def _take(self, data: bytes) -> None:
-        if not self._closing:
-            self._tell(self._protocol.data_received, data)
-        if not self._lost:
-            self._link.consumed(self, len(data))
+    def _protocol_failed(self, error: Exception) -> None:
+        self._link.loop.call_exception_handler(
+            {"message": "the protocol of a stream failed", "exception": error, "transport": self}
+        )
+        self.reset(ResetCode.INTERNAL)
 
     def _pump(self) -> None:
         """Deliver what was held, as far as the protocol reads; then the end, if it has come."""
         self._pump_due = False
         while self._held and (self._reading or self._closing):
-            self._take(self._held.popleft())
-        if self._held or not self._eof_received or self._eof_delivered or self._lost:
+            data = self._held.popleft()
+            if not self._closing:
+                self._tell(self._protocol.data_received, data)
+            self._link.consumed(self.stream_id, len(data))
+        if self._held:
+            return
+        self._held = None
+        if not self._eof_received or self._eof_delivered or self._lost:
             return
         if not (self._reading or self._closing):
             return
@@ -233,15 +272,15 @@ class Stream(asyncio.Transport):
         self._settle()
 
     def _discard_held(self) -> None:
-        count = sum(map(len, self._held))
-        self._held.clear()
-        if count:
-            self._link.consumed(self, count)
+        if self._held:
+            count = sum(map(len, self._held))
+            self._held = None
+            self._link.consumed(self.stream_id, count)
 
     def _send_eof(self) -> None:
         if not self._eof_sent and not self._lost:
             self._eof_sent = True
-            self._link.finish_stream(self)
+            self._link.finish_stream(self.stream_id)
 
     # The end
 
@@ -278,4 +317,4 @@ class Stream(asyncio.Transport):
             self._linger = self._link.loop.call_later(_LINGER, self._look_again)
 
     def _unsent(self) -> int:
-        return self._link.unsent(self)
+        return self._link.unsent(self.stream_id)

@@ -24,7 +24,7 @@ from typing import Any, cast
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
 from sallyport.tunnel.net.sockets import finish_writing
 from sallyport.tunnel.net.unread import read_unread
-from sallyport.tunnel.tls_engine import TlsEngine
+from sallyport.tunnel.tls_engine import RECORD, TlsEngine
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -40,6 +40,24 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         handshake_timeout: Seconds from the start to a complete handshake.
     """
 
+    __slots__ = (
+        "_admitted",
+        "_closing",
+        "_engine",
+        "_eof_due",
+        "_eof_sent",
+        "_held",
+        "_loop",
+        "_lost",
+        "_lower",
+        "_outgoing",
+        "_reading",
+        "_timer",
+        "_upper",
+        "_verify",
+        "first_flight",
+    )
+
     def __init__(
         self,
         engine: TlsEngine,
@@ -49,12 +67,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         verify: Callable[[ssl.SSLObject], None],
         handshake_timeout: float,
     ) -> None:
-        super().__init__()
+        # Not asyncio's own, which would give each of ten thousand streams a dictionary for ``get_extra_info``.
         self._engine = engine
+        self._outgoing = engine.outgoing
         self._upper = upper
-        self._verify = verify
         self._loop = loop
-        self._timer = loop.call_later(handshake_timeout, self._handshake_timed_out)
+        # Both are let go when the handshake is over: most of a connection's life comes after it.
+        self._verify: Callable[[ssl.SSLObject], None] | None = verify
+        self._timer: asyncio.TimerHandle | None = loop.call_later(
+            handshake_timeout, self._handshake_timed_out
+        )
         self._lower: asyncio.Transport | None = None
         self._admitted = False  # the protocol above knows this transport
         self._closing = False
@@ -91,11 +113,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except TunnelError as error:
             self._fail(error)
             return
-        self._flush()
+        if self._outgoing.pending:
+            self._flush()
         if not self._admitted and self._engine.handshake_complete and not self._admit():
             return
-        if plaintext:
-            self._deliver(plaintext)
+        if plaintext and self._reading and not self._held and not self._closing:
+            self._upper.data_received(plaintext)
+        elif plaintext and not self._closing:
+            self._held += plaintext
         if self._engine.failure is not None:
             self._fail(self._engine.failure)
         elif self._engine.peer_closed:
@@ -136,7 +161,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._closing or self._lost or self._eof_sent or not data:
             return
         try:
-            self._engine.send(memoryview(data))
+            if len(data) <= RECORD:
+                self._engine.send(data)
+            else:
+                self._send_records(memoryview(data))
         except TlsFailed as error:
             self._fail(error)
             return
@@ -146,7 +174,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._closing or self._lost:
             return
         self._closing = True
-        self._timer.cancel()
+        self._stop_timer()
         if not self._eof_sent:
             self._engine.close()
             self._flush()
@@ -155,7 +183,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def abort(self) -> None:
         self._closing = True
-        self._timer.cancel()
+        self._stop_timer()
         if self._lower is not None:
             self._lower.abort()
 
@@ -212,9 +240,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def _admit(self) -> bool:
         """Judge the peer and introduce it to the protocol above; False when it was refused."""
-        self._timer.cancel()
+        self._stop_timer()
+        verify, self._verify = self._verify, None
+        if verify is None:
+            raise AssertionError("a handshake is complete once")
         try:
-            self._verify(self._engine.tls)
+            verify(self._engine.tls)
         except Exception as error:
             # Whatever the judge raises, a refusal or a mistake of ours, the peer stays outside.
             self._fail(error)
@@ -231,14 +262,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if self._eof_due:
                 self._deliver_eof()
 
-    def _deliver(self, plaintext: bytes) -> None:
-        if self._closing:
-            return
-        if self._reading and not self._held:
-            self._upper.data_received(plaintext)
-        else:
-            self._held += plaintext
-
     def _deliver_eof(self) -> None:
         if self._closing or self._lost:
             return
@@ -249,10 +272,26 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._upper.eof_received():
             self.close()
 
+    def _send_records(self, data: memoryview) -> None:
+        """Encrypt much data, all but its last record being written on; raises TlsFailed."""
+        records = []
+        try:
+            for start in range(0, len(data), RECORD):
+                if start:
+                    records.append(self._engine.data_to_send())
+                self._engine.send(data[start : start + RECORD])
+        finally:
+            if self._lower is not None:
+                self._lower.writelines(records)
+
     def _flush(self) -> None:
-        data = self._engine.data_to_send()
-        if data and self._lower is not None:
-            self._lower.write(data)
+        if self._outgoing.pending and self._lower is not None:
+            self._lower.write(self._outgoing.read())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _handshake_timed_out(self) -> None:
         self._fail(TlsFailed(None, "the handshake took too long"))
@@ -272,5 +311,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         self._lost = True
         self._closing = True
-        self._timer.cancel()
+        self._stop_timer()
+        self._verify = None
         self._upper.connection_lost(error)
