@@ -98,7 +98,12 @@ _Head = TypeVar("_Head", RequestHead, ResponseHead)
 
 
 class _MessageReader(Generic[_Head]):
-    """What reading a request and reading an answer have in common; ``_status`` is the role."""
+    """
+    What reading a request and reading an answer have in common; ``_status`` is the role.
+
+    Attributes:
+        has_ended: The message is complete and the next one was not started.
+    """
 
     def __init__(self, status: int, limits: HeadLimits, memo: HeadMemo[_Head]) -> None:
         self._status = status
@@ -107,17 +112,12 @@ class _MessageReader(Generic[_Head]):
         self._beginning = bytearray()  # a head of which the end has not come
         self._decoder: BodyDecoder | None = None  # while a body is being read
         self._held = b""
-        self._ended = False
+        self.has_ended = False
 
     @property
     def held(self) -> int:
         """Bytes received behind the end of the message."""
         return len(self._held)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the message is complete and the next one was not started."""
-        return self._ended
 
     @property
     def is_in_head(self) -> bool:
@@ -181,7 +181,7 @@ class _MessageReader(Generic[_Head]):
         if (kind is BodyKind.LENGTH or kind is BodyKind.NONE) and len(data) >= length:
             if length:
                 events.append(data if len(data) == length else data[:length])
-            self._ended = True
+            self.has_ended = True
             self._held = data[length:]
             events.append(END_OF_MESSAGE)
             return
@@ -196,7 +196,7 @@ class _MessageReader(Generic[_Head]):
         events += payload
         if rest is not None:
             self._decoder = None
-            self._ended = True
+            self.has_ended = True
             self._held = rest
             events.append(END_OF_MESSAGE)
 
@@ -219,7 +219,7 @@ class RequestReader(_MessageReader[RequestHead]):
         Raises:
             HttpRefused: With the status to answer with. The connection can carry no further request.
         """
-        if self._ended:
+        if self.has_ended:
             self._held += data
             return []
         events: list[RequestEvent] = []
@@ -243,9 +243,9 @@ class RequestReader(_MessageReader[RequestHead]):
         Raises:
             HttpRefused: As ``receive``.
         """
-        if not self._ended:
+        if not self.has_ended:
             raise AssertionError("the next request starts behind the end of the former")
-        self._ended = False
+        self.has_ended = False
         held, self._held = self._held, b""
         return self.receive(held) if held else []
 
@@ -275,15 +275,15 @@ class ResponseReader(_MessageReader[ResponseHead]):
         self, limits: HeadLimits = _DEFAULT_LIMITS, memo: HeadMemo[ResponseHead] | None = None
     ) -> None:
         super().__init__(502, limits, HeadMemo[ResponseHead]() if memo is None else memo)
-        self._ended = True
+        self.has_ended = True
         self._method = b""
         self._interim = 0
 
     def expect(self, method: bytes) -> None:
         """Read the answer to a request with that method from here on; nothing must be held."""
-        if not self._ended or self._held:
+        if not self.has_ended or self._held:
             raise AssertionError("an answer is expected on an idle connection only")
-        self._ended = False
+        self.has_ended = False
         self._method = method
         self._interim = 0
 
@@ -294,7 +294,7 @@ class ResponseReader(_MessageReader[ResponseHead]):
         Raises:
             HttpRefused: What came is not an answer; its status, 502, is for the caller.
         """
-        if self._ended:
+        if self.has_ended:
             self._held += data
             return []
         events: list[ResponseEvent] = []
@@ -329,11 +329,11 @@ class ResponseReader(_MessageReader[ResponseHead]):
         Raises:
             BodyTruncated: The answer is not complete, or has not begun.
         """
-        if self._ended:
+        if self.has_ended:
             return []
         if self._decoder is None:
             raise BodyTruncated(0)
         self._decoder.receive_eof()
         self._decoder = None
-        self._ended = True
+        self.has_ended = True
         return [END_OF_MESSAGE]

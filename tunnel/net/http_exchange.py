@@ -72,7 +72,33 @@ class Exchange:
         request: Its head as received.
         forward: What to send, and where.
         record: Where to count.
+
+    Attributes:
+        is_request_paused: The next hop, or what may be held for it, takes no more of the request for now.
+        has_begun: The head of the final answer was written to the caller.
     """
+
+    __slots__ = (
+        "_answer_paused",
+        "_caller",
+        "_chunked",
+        "_connection",
+        "_dialling",
+        "_forward",
+        "_head",
+        "_held",
+        "_is_over",
+        "_is_starting",
+        "_keep_alive",
+        "_last_chunk",
+        "_pieces",
+        "_record",
+        "_request",
+        "_request_complete",
+        "_reusable",
+        "has_begun",
+        "is_request_paused",
+    )
 
     def __init__(self, caller: Caller, request: RequestHead, forward: Forward, record: CallRecord) -> None:
         self._caller = caller
@@ -89,9 +115,9 @@ class Exchange:
         self._held = 0  # their bytes, while dialling
         self._request_complete = False
         self._last_chunk = LAST_CHUNK if request.body is CHUNKED else b""  # empty once it was sent
-        self._request_paused = False
+        self.is_request_paused = False
         # Coming down
-        self._begun = False  # the final head was written to the caller
+        self.has_begun = False  # the final head was written to the caller
         self._chunked = False
         self._reusable = False  # the connection to the next hop, as far as the answer says
         self._keep_alive = False  # the caller's connection
@@ -131,7 +157,7 @@ class Exchange:
             connection.send_request(self._forward.head.method, data)
         else:
             connection.send(data)
-        if not self._begun and not self._is_over:
+        if not self.has_begun and not self._is_over:
             connection.deadline.set(self._forward.timeouts.first_byte)
 
     def abandon(self) -> None:
@@ -155,16 +181,6 @@ class Exchange:
             # In this order: resuming may end the exchange, and then the deadline is that of somebody else.
             self._connection.deadline.set(self._patience())
             self._connection.resume_answer()
-
-    @property
-    def is_request_paused(self) -> bool:
-        """Whether the next hop, or what may be held for it, takes no more of the request for now."""
-        return self._request_paused
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the head of the final answer was written to the caller."""
-        return self._begun
 
     # The connection's side: Requester
 
@@ -214,7 +230,7 @@ class Exchange:
 
     def connection_failed(self, error: Exception) -> None:
         """Report how far the request, and its answer, had come."""
-        if self._begun:
+        if self.has_begun:
             self._fail(error, stage="body", executed="unknown")
             return
         stage: Stage = "head" if self._request_is_sent() else "send"
@@ -229,25 +245,25 @@ class Exchange:
         connection = self._connection
         if connection is None:
             raise AssertionError("the deadline belongs to a connection")
-        if not self._begun and not self._request_complete and not self._request_paused:
+        if not self.has_begun and not self._request_complete and not self.is_request_paused:
             # It is the caller who is slow with his request, and his own timer who watches that.
             connection.deadline.set(self._forward.timeouts.first_byte)
             return
         connection.abort()
         waited = self._patience()
-        missing = "more of its answer" if self._begun else "an answer"
+        missing = "more of its answer" if self.has_begun else "an answer"
         self.connection_failed(TimeoutError(f"{missing} did not come within {waited:g} s"))
 
     def pause_request(self) -> None:
         """Read no more of the request: the next hop takes no more for now."""
-        if not self._request_paused:
-            self._request_paused = True
+        if not self.is_request_paused:
+            self.is_request_paused = True
             self._caller.update_reading()
 
     def resume_request(self) -> None:
         """Read on."""
-        if self._request_paused:
-            self._request_paused = False
+        if self.is_request_paused:
+            self.is_request_paused = False
             self._caller.update_reading()
 
     # Inside
@@ -272,7 +288,7 @@ class Exchange:
         body = head.body
         if body.kind in (BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE):
             body = CHUNKED if self._request.version == b"1.1" else UNTIL_CLOSE
-        self._begun = True
+        self.has_begun = True
         self._chunked = body is CHUNKED
         self._reusable = head.keep_alive
         # An answer that overtakes the request leaves the rest of it unread, and so ends the connection.
@@ -290,7 +306,7 @@ class Exchange:
             return
         self._is_over = True
         connection = None if self._connection is None else self._connection.transport
-        self._caller.answer_failed(ForwardFailure(stage, error, executed, connection), begun=self._begun)
+        self._caller.answer_failed(ForwardFailure(stage, error, executed, connection), begun=self.has_begun)
 
     def _executed(self, error: Exception) -> Executed:
         """
@@ -309,4 +325,4 @@ class Exchange:
         return not connection.transport.get_write_buffer_size()
 
     def _patience(self) -> float:
-        return self._forward.timeouts.idle if self._begun else self._forward.timeouts.first_byte
+        return self._forward.timeouts.idle if self.has_begun else self._forward.timeouts.first_byte

@@ -210,7 +210,7 @@ class HttpServer(asyncio.Protocol):
                     self._take(event)
                     if self._phase is _Phase.LEAVING:
                         return
-                if not self._may_start_next():
+                if not self._reader.has_ended or self._phase is not _Phase.IDLE or self._writing_paused:
                     break
                 events = self._reader.start_next()
         except HttpRefused as refusal:
@@ -221,9 +221,6 @@ class HttpServer(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.flush()
         self._wait_for_more()
-
-    def _may_start_next(self) -> bool:
-        return self._phase is _Phase.IDLE and self._reader.has_ended and not self._writing_paused
 
     def _take(self, event: RequestEvent) -> None:
         if isinstance(event, bytes):
@@ -379,7 +376,8 @@ class HttpServer(asyncio.Protocol):
 
         To be called last: the transport may deliver what it holds before this returns.
         """
-        wanted = not self._is_upload_paused and self._reader.held <= _HELD
+        exchange = self._exchange
+        wanted = (exchange is None or not exchange.is_request_paused) and self._reader.held <= _HELD
         if wanted is self._is_reading or self._departure is not None or self._connection.is_closing():
             return
         if not wanted:
