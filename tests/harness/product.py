@@ -41,10 +41,16 @@ class Product:
         folder: an empty folder of its own.
         loop: the event loop of all processes; uvloop where it is installed when None.
         log_level: of all processes.
+        relay_settings: replaces whole sections of the relay's configuration.
     """
 
     def __init__(
-        self, folder: Path, *, loop: LoopName | None = None, log_level: LogLevel = "info"
+        self,
+        folder: Path,
+        *,
+        loop: LoopName | None = None,
+        log_level: LogLevel = "info",
+        relay_settings: Mapping[str, object] | None = None,
     ) -> None:
         self.folder = folder
         self.log_level = log_level
@@ -53,7 +59,7 @@ class Product:
         self._environment = {"SALLYPORT_LOOP": loop} if loop else {}
         self._running: list[ChildProcess] = []
         self.relay_folder = folder / "relay"
-        self._make_relay()
+        self._make_relay(relay_settings or {})
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +131,7 @@ class Product:
         assert done.returncode == 0, f"sallyport {command}: exit {done.returncode}\n{printed}"
         return done.stdout
 
-    def _make_relay(self) -> None:
+    def _make_relay(self, replaced: Mapping[str, object]) -> None:
         self.relay_folder.mkdir(parents=True)
         self.run("relay", "init", "--domain", DOMAIN, "--host", LOOPBACK, folder=self.relay_folder)
         settings = {
@@ -134,6 +140,7 @@ class Product:
             "tls": {"certificate": "./relay.pem", "key": "./relay.key"},
             "health": f"{LOOPBACK}:{self.relay_health}",
             "log": {"level": self.log_level, "format": "json"},
+            **replaced,
         }
         (self.relay_folder / "relay.yaml").write_text(_yaml(settings))
 
