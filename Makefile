@@ -8,6 +8,7 @@
 #   make blind         canaries in a thousand calls, searched for in the relay
 #   make drill         an attacker who has everything that the relay has
 #   make hellos        200 connections that stall, trickle or half-close their hello
+#   make leaks         10,000 streams come and go, 200 callers stop reading: what stays; ARGS=--quick in four minutes
 #   make rotation      every certificate replaced, again and again, under a hundred open streams
 #   make clients       agents' own programs, set up as `connect --print` says
 #   make bench-sdk     what the tunnel adds to calls of an SDK server, beside MCP proxies; ARGS=--quick
@@ -37,7 +38,7 @@ PYTHON ?= $(call find-python,python3 python3.13 python3.12 python3.11 "$${HOME:-
 PYTHON313 ?= $(call find-python,python3.13 "$${HOME:-}"/.pyenv/versions/3.13*/bin/python3,sys.version_info[:2] != (3$(,) 13))
 , := ,
 
-.PHONY: demo test test-313 has-313 lint docs conformance blind drill hellos rotation clients bench bench-peers bench-sdk wheel-check dockerfile clean
+.PHONY: demo test test-313 has-313 lint docs conformance blind drill hellos leaks rotation clients bench bench-peers bench-sdk wheel-check dockerfile clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.runtime
@@ -56,7 +57,7 @@ lint: $(VENV)/.development
 docs: $(VENV)/.runtime
 	$(RUN) -m sallyport.reference
 
-conformance blind drill hellos rotation clients: $(VENV)/.development
+conformance blind drill hellos leaks rotation clients: $(VENV)/.development
 	@$(RUN) -m bench.$@ $(ARGS)
 
 bench: $(VENV)/.bench

@@ -25,6 +25,7 @@ _CLIENTS = (
     "@openai/codex",
     "mcp-remote",
 )
+_SUPERGATEWAY = "supergateway@4"
 _INSTALL_LIMIT = 600  # seconds
 
 
@@ -85,6 +86,21 @@ def client_tools() -> ClientTools:
     if not all(map(os.path.exists, (tools.node, *map(tools.program, programs)))):
         _install(tools.folder, _NODE, *_CLIENTS)
     return tools
+
+
+def supergateway_command() -> list[str]:
+    """
+    Return the command of the proxy, installing it first where it is not there.
+
+    Raises:
+        ToolMissing: there is no npm, or it could not install.
+    """
+    folder = TOOLS / "supergateway"
+    modules = folder / "node_modules"
+    entry = modules / "supergateway" / "dist" / "index.js"
+    if not (entry.exists() and _node(modules).exists()):
+        _install(folder, _NODE, _SUPERGATEWAY)
+    return [str(_node(modules)), str(entry)]
 
 
 def _node(modules: Path) -> Path:

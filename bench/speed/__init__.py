@@ -8,7 +8,10 @@
     bare_gateway.py    what stands in for the gateway where the tunnel is measured alone
     install.py     how the peers get onto a machine
     workloads/     one file for each workload of the table
-    rounds.py      interleaving, medians, ratios
+    load/          what makes the load: wrk, curl, and programs for what those cannot do
+    processes.py   CPU time and memory of a tunnel's processes
+    rounds.py      interleaving, medians
+    gates.py       the gates and targets as data, and how a run is judged by them
     report.py      the table, latest.json
     picture.py     PNG and SVG
 

@@ -43,6 +43,7 @@ class Product:
         loop: the event loop of all processes; uvloop where it is installed when None.
         carrier: the WebSocket codec of relay and gateways; picows where it is installed when None.
         log_level: of all processes.
+        relay_settings: replaces whole sections of the relay's configuration.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Product:
         loop: LoopName | None = None,
         carrier: CarrierName | None = None,
         log_level: LogLevel = "info",
+        relay_settings: Mapping[str, object] | None = None,
     ) -> None:
         self.folder = folder
         self.log_level = log_level
@@ -62,7 +64,7 @@ class Product:
             self._environment["SALLYPORT_CARRIER"] = carrier
         self._running: list[ChildProcess] = []
         self.relay_folder = folder / "relay"
-        self._make_relay()
+        self._make_relay(relay_settings or {})
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +136,7 @@ class Product:
         assert done.returncode == 0, f"sallyport {command}: exit {done.returncode}\n{printed}"
         return done.stdout
 
-    def _make_relay(self) -> None:
+    def _make_relay(self, replaced: Mapping[str, object]) -> None:
         self.relay_folder.mkdir(parents=True)
         self.run("relay", "init", "--domain", DOMAIN, "--host", LOOPBACK, folder=self.relay_folder)
         settings = {
@@ -143,6 +145,7 @@ class Product:
             "tls": {"certificate": "./relay.pem", "key": "./relay.key"},
             "health": f"{LOOPBACK}:{self.relay_health}",
             "log": {"level": self.log_level, "format": "json"},
+            **replaced,
         }
         (self.relay_folder / "relay.yaml").write_text(_yaml(settings))
 
