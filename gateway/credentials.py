@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from sallyport.certs.api_key import API_KEY_PREFIX, ApiKey, holds_api_key
 from sallyport.certs.errors import NameRefused
 from sallyport.gateway.errors import KeysUnusable, RequestRefused
-from sallyport.gateway.keys import StoredKey
+from sallyport.gateway.keys import KeyTable, StoredKey
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -33,8 +33,8 @@ _WELL_KNOWN: Final = b"/.well-known/"
 class Keys(Protocol):
     """Where keys are looked up: a ``Keyring``."""
 
-    def find(self, presented: ApiKey) -> StoredKey | None:
-        """Return what is kept of a key; raises ``KeysUnusable``."""
+    def table(self) -> KeyTable:
+        """Return the keys as they stand now, one object while nothing changes; raises ``KeysUnusable``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Credential:
     """How he proved it: ``certificate`` or ``key``."""
     key: StoredKey | None
     """What is kept of the key that came with the request, if one did."""
-    presented: ApiKey | None = field(default=None, repr=False)
-    """That key itself."""
+    table: KeyTable | None = field(default=None, repr=False)
+    """Where that key was found."""
 
     def require(self, server: str) -> None:
         """
@@ -70,9 +70,7 @@ class Credential:
         Raises:
             RequestRefused: 503 ``keys``: no key can be judged.
         """
-        if self.presented is None:
-            return True
-        return keys is not None and _look_up(self.presented, keys) is self.key
+        return self.table is None or (keys is not None and _table(keys) is self.table)
 
 
 def identify(
@@ -103,10 +101,11 @@ def identify(
         raise RequestRefused(401, "key", KEYS_OFF)
     if len(presented) > 1:
         raise RequestRefused(401, "key", "the request carries more than one API key")
-    api_key, stored = _judge(presented[0], keys)
+    table = _table(keys)
+    key = _judge(presented[0], table)
     if certified:
-        return Credential(certified, "certificate", stored, api_key), rest
-    return Credential(f"key:{stored.name}", "key", stored, api_key), rest
+        return Credential(certified, "certificate", key, table), rest
+    return Credential(f"key:{key.name}", "key", key, table), rest
 
 
 def _take_keys(headers: Headers) -> tuple[list[bytes], Headers]:
@@ -139,7 +138,7 @@ def _key_in(authorization: bytes) -> bytes | None:
             return b"" if holds_api_key(authorization) else None
 
 
-def _judge(presented: bytes, keys: Keys) -> tuple[ApiKey, StoredKey]:
+def _judge(presented: bytes, table: KeyTable) -> StoredKey:
     # One answer for a key that never was, one that was revoked and one that is misspelt: a stranger learns
     # nothing from the difference, and the operator has the list.
     refused = RequestRefused(401, "key", "this is no API key of this gateway, or it was revoked")
@@ -147,15 +146,15 @@ def _judge(presented: bytes, keys: Keys) -> tuple[ApiKey, StoredKey]:
         key = ApiKey(presented)
     except NameRefused:
         raise refused from None  # the cause would carry nothing: a key is quoted nowhere
-    found = _look_up(key, keys)
+    found = table.find(key)
     if found is None:
         raise refused
-    return key, found
+    return found
 
 
-def _look_up(key: ApiKey, keys: Keys) -> StoredKey | None:
+def _table(keys: Keys) -> KeyTable:
     try:
-        return keys.find(key)
+        return keys.table()
     except KeysUnusable as error:
         # Not 401: the key may be good, and a client that throws it away would have to be told again.
         raise RequestRefused(

@@ -49,7 +49,13 @@ HANDSHAKE_TIMEOUT: Final = limit(
 HANDSHAKES_AT_ONCE: Final = limit(
     64, "handshakes",
     "that wait for their caller's answer, each with about 30 KiB of OpenSSL's state; beyond it the oldest "
-    "gives way: whoever would keep honest callers out must begin so many within one of their round trips",
+    "gives way, or the new ones wait",
+)  # fmt: skip
+_GIVES_WAY_AFTER: Final = limit(
+    1.0, "seconds",
+    "that a handshake may wait for its caller before it gives way to others: a round trip round the world, "
+    "and time for a machine that is busy with a crowd. Whoever would keep honest callers out must begin 64 "
+    "handshakes a second, and only slows them",
 )  # fmt: skip
 HANDSHAKES_WAITING: Final = limit(
     1024, "streams",
@@ -131,9 +137,9 @@ class Door:
         self.calls = calls
         self.loop = loop
         self.counts = DoorCounts()
-        self._in_progress: dict[_Visitor, None] = {}  # in the order of their beginning
+        self._in_progress: dict[_Visitor, float] = {}  # and since when, in the order of their beginning
         self._waiting: deque[Knock] = deque()
-        self._pump_due = False
+        self._pump_due: asyncio.Handle | None = None
 
     def knock(self, stream: Stream, opening: Opening) -> asyncio.Protocol:
         """Return the protocol for a stream that the relay has just opened."""
@@ -161,32 +167,50 @@ class Door:
         return True
 
     def handshake_began(self, visitor: "_Visitor") -> None:
-        """Take note of a handshake; when there are too many, the oldest ends."""
-        if len(self._in_progress) >= HANDSHAKES_AT_ONCE:
-            oldest = next(iter(self._in_progress))
-            self.handshake_ended(oldest)
-            oldest.give_way()
-        self._in_progress[visitor] = None
+        """Take note of a handshake."""
+        self._in_progress[visitor] = self.loop.time()
 
     def handshake_ended(self, visitor: "_Visitor") -> None:
         """Take note that a handshake has succeeded or failed."""
-        self._in_progress.pop(visitor, None)
+        if self._in_progress.pop(visitor, None) is not None and self._waiting:
+            self._schedule_pump()
 
-    def _schedule_pump(self) -> None:
-        if not self._pump_due:
-            self._pump_due = True
-            self.loop.call_soon(self._pump)
+    def _schedule_pump(self, seconds: float = 0.0) -> None:
+        if self._pump_due is not None:
+            if seconds:
+                return
+            self._pump_due.cancel()
+        self._pump_due = (
+            self.loop.call_later(seconds, self._pump) if seconds else self.loop.call_soon(self._pump)
+        )
 
     def _pump(self) -> None:
-        self._pump_due = False
+        """Begin some of the handshakes that wait, as far as there is room."""
+        self._pump_due = None
         for _ in range(_BEGUN_PER_TURN):
+            while self._waiting and self._waiting[0].is_over:
+                self._waiting.popleft()
             if not self._waiting:
                 return
-            knock = self._waiting.popleft()
-            if not knock.is_over:
-                knock.begin_handshake()
+            patience = self._make_room()
+            if patience > 0:
+                self._schedule_pump(patience)
+                return
+            self._waiting.popleft().begin_handshake()
         if self._waiting:
             self._schedule_pump()
+
+    def _make_room(self) -> float:
+        """Return 0 when one may begin, if need be in the oldest one's place; else for how long none may."""
+        if len(self._in_progress) < HANDSHAKES_AT_ONCE:
+            return 0.0
+        oldest, began = next(iter(self._in_progress.items()))
+        patience = began + _GIVES_WAY_AFTER - self.loop.time()
+        if patience > 0:
+            return patience
+        del self._in_progress[oldest]
+        oldest.give_way()
+        return 0.0
 
 
 class Knock(asyncio.Protocol):
@@ -218,7 +242,7 @@ class Knock(asyncio.Protocol):
         self._hello = hello
         if not self._door.is_ours(hello.server_name):
             self._refuse(Alert.UNRECOGNIZED_NAME, f"{hello.server_name} is not a name of this tunnel")
-        elif hello.alpn and not _CARRY_CALLS & set(hello.alpn) and not self._asks_for_root(hello):
+        elif hello.alpn and not _CARRY_CALLS & set(hello.alpn) and self._root_context(hello) is None:
             self._refuse(Alert.NO_APPLICATION_PROTOCOL, "the caller speaks no HTTP/1.1")
         elif not self._door.wait(self):
             self._end("too many handshakes are waiting")
@@ -240,11 +264,13 @@ class Knock(asyncio.Protocol):
             raise AssertionError("a knock waits only once its hello is read")
         self.is_over = True
         self._timer.cancel()
-        contexts = self._door.contexts
-        context = contexts.calls
-        visitor: _Visitor = _Caller(self._door, self._stream, self._opening, self._hello.server_name)
-        if contexts.root is not None and self._asks_for_root(self._hello):
-            context, visitor = contexts.root, _RootVisitor(self._door, self._stream, self._opening)
+        visitor: _Visitor
+        context = self._root_context(self._hello)
+        if context is not None:
+            visitor = _RootVisitor(self._door, self._stream, self._opening)
+        else:
+            context = self._door.contexts.calls
+            visitor = _Caller(self._door, self._stream, self._opening, self._hello.server_name)
         tls = TlsTransport(
             TlsEngine(context, server_side=True),
             visitor,
@@ -259,8 +285,9 @@ class Knock(asyncio.Protocol):
         self._received = b""
         self._stream.resume_reading()
 
-    def _asks_for_root(self, hello: ClientHello) -> bool:
-        return self._door.contexts.root is not None and hello.alpn == _SHOWS_ROOT
+    def _root_context(self, hello: ClientHello) -> ssl.SSLContext | None:
+        """Return what shows the root, to a caller who asks for it where it is shown."""
+        return self._door.contexts.root if hello.alpn == _SHOWS_ROOT else None
 
     def _timed_out(self) -> None:
         if not self.is_over:

@@ -136,10 +136,12 @@ class Conversation:
     def finished(self, record: CallRecord) -> None:
         """Count a call and write its line; ``HttpServer`` tells of each request exactly once."""
         server = self._premises.servers.get(self._server)
-        failure = _log_text(record.failure)
-        if server is not None and record.failure is not None:
-            server.counts.failed += 1
-            server.counts.last_failure = failure
+        failure = ""
+        if record.failure is not None:
+            failure = _log_text(record.failure)
+            if server is not None:
+                server.counts.failed += 1
+                server.counts.last_failure = failure
         log_call(record, self._caller, server=self._server, rule=record.rule or self._rule, failure=failure)
         self._server = self._rule = ""
 
@@ -148,7 +150,8 @@ class Conversation:
         plan = model.plan
         if isinstance(plan, _Plan) and plan.credential.is_still_good(self._premises.keys):
             self._caller = plan.caller
-            self._welcome(plan.caller.principal)
+            if plan.credential.key is not None:
+                self._welcome(plan.caller.principal)
         else:
             # Before the route: which servers there are is not for strangers.
             credential, headers = self._identify(head)
@@ -289,10 +292,8 @@ def log_call(record: CallRecord, caller: Caller, *, server: str, rule: str, fail
     log.warning("call", **facts)
 
 
-def _log_text(failure: ForwardFailure | None) -> str:
+def _log_text(failure: ForwardFailure) -> str:
     """Put a failure into words for the operator, with the address and the system's own reason."""
-    if failure is None:
-        return ""
     text = str(failure.error) or type(failure.error).__name__
     hint = getattr(failure.error, "hint", "")
     return f"{text} ({hint})" if hint else text

@@ -11,6 +11,16 @@ from tests.gateway.test_keys import NOW
 KEY = ApiKey.of_random(bytes(range(32)))
 TEXT = KEY.text
 TABLE = KeyTable([StoredKey("ci", KEY.digest, frozenset({"tickets"}), NOW)])
+
+
+class FixedKeys:
+    """Keys that do not change."""
+
+    def table(self) -> KeyTable:
+        return TABLE
+
+
+KEYS = FixedKeys()
 OTHER: Headers = [(b"Accept", b"*/*"), (b"Authorization", b"Bearer eyJhbGciOi")]
 
 CARRIED = [
@@ -65,7 +75,7 @@ NOT_KEYS = [
 ]
 
 
-def refused(headers: Headers, *, certified: str = "", keys: Keys | None = TABLE) -> RequestRefused:
+def refused(headers: Headers, *, certified: str = "", keys: Keys | None = KEYS) -> RequestRefused:
     """Identify what must be refused."""
     with pytest.raises(RequestRefused) as refusal:
         identify(headers, certified=certified, keys=keys, target=b"/mcp")
@@ -77,7 +87,7 @@ def refused(headers: Headers, *, certified: str = "", keys: Keys | None = TABLE)
 @pytest.mark.parametrize("header", CARRIED)
 def test_a_good_key_is_taken_out(header: tuple[bytes, bytes]) -> None:
     """It names the caller; the other headers keep their order, a bearer of the server's own among them."""
-    credential, rest = identify([OTHER[0], header, OTHER[1]], certified="", keys=TABLE, target=b"/mcp")
+    credential, rest = identify([OTHER[0], header, OTHER[1]], certified="", keys=KEYS, target=b"/mcp")
 
     assert (credential.principal, credential.trust) == ("key:ci", "key")
     assert rest == OTHER
@@ -106,7 +116,7 @@ def test_where_keys_are_off_each_one_is_401(headers: Headers) -> None:
 
 
 @pytest.mark.parametrize("header", NOT_KEYS)
-@pytest.mark.parametrize("keys", [TABLE, None])
+@pytest.mark.parametrize("keys", [KEYS, None])
 def test_what_is_not_a_key_passes(header: tuple[bytes, bytes], keys: Keys | None) -> None:
     """Authorization belongs to the server behind, and so does what only looks like a key."""
     headers: Headers = [(b"Accept", b"*/*"), header, (b"Accept", b"x")]
@@ -119,7 +129,7 @@ def test_what_is_not_a_key_passes(header: tuple[bytes, bytes], keys: Keys | None
 
 def test_with_a_certificate_and_a_key_the_key_still_binds() -> None:
     """The principal is the certificate's, and the key is for its servers only."""
-    credential, rest = identify([(b"Sallyport-Key", TEXT)], certified="cert:alice", keys=TABLE, target=b"/")
+    credential, rest = identify([(b"Sallyport-Key", TEXT)], certified="cert:alice", keys=KEYS, target=b"/")
 
     assert (credential.principal, credential.trust, rest) == ("cert:alice", "certificate", [])
     with pytest.raises(RequestRefused):

@@ -202,6 +202,7 @@ async def test_the_hello_may_come_a_byte_at_a_time(identity: TestIdentity) -> No
 async def test_callers_that_stall_give_way(identity: TestIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every place taken by callers that stall, the oldest of them ends and a new one is served."""
     monkeypatch.setattr(door_module, "HANDSHAKES_AT_ONCE", 2)
+    monkeypatch.setattr(door_module, "_GIVES_WAY_AFTER", 0.05)
     name = tunnel_host(identity.label, DOMAIN)
     async with open_door(identity) as (_, calls, link):
         stalled: list[Recorder] = []
@@ -220,6 +221,21 @@ async def test_callers_that_stall_give_way(identity: TestIdentity, monkeypatch: 
             await calls.connections.get()
             await stalled[0].until(lambda p: bool(p.lost))
         assert stalled[1].lost == []
+
+
+async def test_a_crowd_of_honest_callers_waits_and_gets_in(
+    identity: TestIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who does his part of the handshake is sent away for those who come behind him."""
+    monkeypatch.setattr(door_module, "HANDSHAKES_AT_ONCE", 2)
+    name = tunnel_host(identity.label, DOMAIN)
+    async with open_door(identity) as (door, calls, link):
+        crowd = [knock(link, caller_context(identity.bundle), name)[0] for _ in range(12)]
+        with anyio.fail_after(20):
+            for caller in crowd:
+                await caller.until(lambda p: p.transport is not None)
+                await calls.connections.get()
+        assert (door.counts.admitted, door.counts.refused) == (12, 0)
 
 
 async def test_too_many_waiting_are_refused_at_once(

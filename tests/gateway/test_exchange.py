@@ -371,10 +371,10 @@ class Ring:
     """Keys that can be revoked."""
 
     def __init__(self, *stored: StoredKey) -> None:
-        self.table = KeyTable(stored)
+        self.keys = KeyTable(stored)
 
-    def find(self, presented: ApiKey) -> StoredKey | None:
-        return self.table.find(presented)
+    def table(self) -> KeyTable:
+        return self.keys
 
 
 def repeated(conversation: Conversation, fields: str = "") -> tuple[Forward | Answer, RequestHead]:
@@ -406,7 +406,7 @@ def test_a_key_is_judged_for_every_request(premises: Premises) -> None:
     decision, again = repeated(conversation, f"Sallyport-Key: {key.text.decode()}\r\n")
     assert conversation.decide(again) is forwarded(decision)
 
-    ring.table = ring.table.without("bot")
+    ring.keys = ring.keys.without("bot")
 
     status, error = error_of(conversation.decide(again))
     assert (status, error["data"]["rule"]) == (401, "key")
@@ -420,7 +420,7 @@ def test_a_key_that_was_bound_anew_is_judged_anew(premises: Premises) -> None:
         replace(premises, keys=ring), Caller("unidentified", "none", "0123456789abcdef", HOST)
     )
     _, again = repeated(conversation, f"Sallyport-Key: {key.text.decode()}\r\n")
-    ring.table = KeyTable([StoredKey("bot", key.digest, frozenset({"wiki"}), NOW)])
+    ring.keys = KeyTable([StoredKey("bot", key.digest, frozenset({"wiki"}), NOW)])
 
     status, error = error_of(conversation.decide(again))
     assert (status, error["data"]["rule"]) == (403, "key-server")

@@ -210,7 +210,6 @@ class UpstreamConnection(asyncio.Protocol):
             clean: The request was wholly sent and the answer allows another; else it is closed.
         """
         self._requester = None
-        self.deadline.clear()
         if not clean or self._lost or self._reader.held or self.transport.is_closing():
             self.abort()
             return

@@ -343,8 +343,14 @@ class HttpServer(asyncio.Protocol):
                 self._turn_to_next()
             else:
                 self._phase = _Phase.DISCARDING
-            if not self._is_taking:
+            if self._is_taking:
+                return
+            if self._reader.held:
                 self._read()
+            else:
+                if self._phase is _Phase.IDLE and not self._writing_paused:
+                    self._reader.start_next()
+                self._wait_for_more()
 
     def _refuse(self, refusal: HttpRefused) -> None:
         """Answer what the codec refuses, and close: nobody knows where the next request would begin."""
