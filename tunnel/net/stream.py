@@ -70,7 +70,7 @@ class Stream(asyncio.Transport):
     )
 
     def __init__(self, link: "Link", stream_id: StreamId, opening: Opening) -> None:
-        # Not asyncio's own, which would give each of ten thousand streams a dictionary for ``get_extra_info``.
+        # Not asyncio's own, which would give each of ten thousand streams a dictionary for nothing.
         self._link = link
         self.stream_id = stream_id
         self.opening = opening
