@@ -87,8 +87,8 @@ def test_a_small_call_takes_no_more_function_calls(identity: TestIdentity, calle
     each = tuple(round(counter.calls / _ROUNDS / callers, 1) for counter in (relay, gateway))
     expected = _CALLS[callers]
     assert all(now <= before * _MARGIN for now, before in zip(each, expected, strict=True)), (
-        f"{each} function calls for a small call at the relay's and the gateway's end, with {callers} callers "
-        f"a turn, where {expected} were. {_UPDATE}"
+        f"{each} function calls for a small call at the relay's and the gateway's end with {callers} "
+        f"callers a turn, where {expected} were. {_UPDATE}"
     )
 
 

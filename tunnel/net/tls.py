@@ -273,16 +273,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self.close()
 
     def _send_pieces(self, data: memoryview) -> None:
-        """Encrypt much data and write all but the last piece of it on; raises TlsFailed."""
+        """Encrypt much data and write it on at once, so that nobody is told to pause in the middle of it."""
         encrypted = []
-        try:
-            for start in range(0, len(data), PIECE):
-                if start:
-                    encrypted.append(self._engine.data_to_send())
-                self._engine.send(data[start : start + PIECE])
-        finally:
-            if self._lower is not None:
-                self._lower.writelines(encrypted)
+        for start in range(0, len(data), PIECE):
+            self._engine.send(data[start : start + PIECE])
+            encrypted.append(self._engine.data_to_send())
+        if self._lower is not None:
+            self._lower.write(b"".join(encrypted))
 
     def _flush(self) -> None:
         if self._outgoing.pending and self._lower is not None:
