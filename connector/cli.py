@@ -29,6 +29,7 @@ from sallyport.connector.client import serve
 from sallyport.connector.dial import Dialler
 from sallyport.connector.own_key import CallerByKey, take_key
 from sallyport.connector.snippets import Kind, LocalServer, Snippet, snippet
+from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
 
@@ -100,6 +101,7 @@ def connect(
         if _is_read_by_people(log):
             typer.echo(_welcome(tunnel, server, actual_port), err=True)
 
+    settle_collector()
     on_loop = {"use_uvloop": wants_uvloop()}
     anyio.run(_serve_until_stopped, dialler, server, port, say, backend_options=on_loop)
 

@@ -28,6 +28,7 @@ from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
 from sallyport.gateway.keys_cli import app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
+from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
 from sallyport.tunnel.net.health_client import HealthSilent, ask_status
 
@@ -53,6 +54,7 @@ def run(config: ConfigOption = None) -> None:
     """Run the gateway until SIGTERM or Ctrl-C, which drains it; a second one stops it at once."""
     settings = load_gateway(config)
     configure_logging(settings.log)
+    settle_collector()
     anyio.run(run_gateway, settings, backend_options={"use_uvloop": wants_uvloop()})
 
 

@@ -20,6 +20,7 @@ from sallyport.config.logs import configure_logging
 from sallyport.relay.app import run as run_relay
 from sallyport.relay.initialise import Initialised, initialise
 from sallyport.relay.tunnel_cli import ConfigOption, app as tunnel_app
+from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
 
 app = typer.Typer(help="The public relay: what gateways dial and callers reach.", no_args_is_help=True)
@@ -53,6 +54,7 @@ def run(config: ConfigOption = None) -> None:
     """Run the relay until SIGTERM or Ctrl-C; a second one stops it at once."""
     settings = load_relay(config)
     configure_logging(settings.log)
+    settle_collector()
     anyio.run(run_relay, settings, backend_options={"use_uvloop": wants_uvloop()})
 
 

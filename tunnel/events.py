@@ -2,8 +2,8 @@
 Events: what has happened on a link, as the mux tells it to whoever carries it out.
 
 Each is an immutable record without methods: a frozen dataclass, but for the one that is made for every frame
-of data, which is a tuple, because a tuple costs a third. The order in which the mux gives them is the order in which they
-happened; handle all of them.
+of data, which is a tuple, because that costs a third. The order in which the mux gives them is the order in
+which they happened; handle all of them.
 """
 
 from dataclasses import dataclass

@@ -248,7 +248,7 @@ class Streams:
         return lane.unsent
 
     def finish(self, stream: StreamId) -> None:
-        """End this direction behind the data that is queued; raises RuntimeError when that was done already."""
+        """End this direction behind the data that is queued; raises RuntimeError when it was ended before."""
         record = self._open.get(stream)
         if record is not None:
             _check_sendable(record, Input.FINISH_SENT)

@@ -218,7 +218,8 @@ class BytePath:
         hello = b"hello" if engine is None else engine.data_to_send()
 
         def open_stream(far: asyncio.Protocol, first: bytes) -> asyncio.Transport:
-            return self.relay.open_stream(far, Opening("0123456789abcdef", self._host, "192.0.2.7:50123", first))
+            opening = Opening("0123456789abcdef", self._host, "192.0.2.7:50123", first)
+            return self.relay.open_stream(far, opening)
 
         caller.splice = splice = Splice(open_stream, ended=_never, refused=_never)
         splice.open_far(hello)

@@ -130,7 +130,7 @@ _NO_LIMITS = {
     "tunnel/opening.py": {"_REFERENCE_SIZE"},
     "tunnel/scheduler.py": {"_CREDIT_FRAME", "_SLIVER"},
     "tunnel/sni.py": {"_SERVER_NAME", "_ALPN", "_HOST_NAME"},
-    "tunnel/tls_engine.py": {"RECORD"},
+    "tunnel/tls_engine.py": {"_RECORD"},
     "tunnel/windows.py": {"_PART", "_GROWTH_ROUND_TRIPS"},
 }
 _PACKAGES = ("relay", "gateway", "connector", "tunnel")

@@ -13,7 +13,7 @@ window and no more. What arrived meanwhile is held here and is counted by the mu
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sallyport.tunnel.errors import StreamReset, TunnelError
@@ -70,7 +70,7 @@ class Stream(asyncio.Transport):
     )
 
     def __init__(self, link: "Link", stream_id: StreamId, opening: Opening) -> None:
-        # Not asyncio's own, which would give each of ten thousand streams a dictionary for ``get_extra_info``.
+        # Not asyncio's own, which would give each of ten thousand streams a dictionary for nothing.
         self._link = link
         self.stream_id = stream_id
         self.opening = opening
@@ -168,11 +168,6 @@ class Stream(asyncio.Transport):
         if self._link.send_data(self.stream_id, data) > HIGH_WATER and self._writing:
             self._writing = False
             self._tell(self._protocol.pause_writing)
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write several pieces, which stay apart: the mux joins what goes into one message."""
-        for data in list_of_data:
-            self.write(data)
 
     def can_write_eof(self) -> bool:
         return True

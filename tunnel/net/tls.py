@@ -24,7 +24,7 @@ from typing import Any, cast
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
 from sallyport.tunnel.net.sockets import finish_writing
 from sallyport.tunnel.net.unread import read_unread
-from sallyport.tunnel.tls_engine import RECORD, TlsEngine
+from sallyport.tunnel.tls_engine import PIECE, TlsEngine
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -67,7 +67,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         verify: Callable[[ssl.SSLObject], None],
         handshake_timeout: float,
     ) -> None:
-        # Not asyncio's own, which would give each of ten thousand streams a dictionary for ``get_extra_info``.
+        # Not asyncio's own, which would give each of ten thousand streams a dictionary for nothing.
         self._engine = engine
         self._outgoing = engine.outgoing
         self._upper = upper
@@ -161,10 +161,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._closing or self._lost or self._eof_sent or not data:
             return
         try:
-            if len(data) <= RECORD:
+            if len(data) <= PIECE:
                 self._engine.send(data)
             else:
-                self._send_records(memoryview(data))
+                self._send_pieces(memoryview(data))
         except TlsFailed as error:
             self._fail(error)
             return
@@ -272,17 +272,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._upper.eof_received():
             self.close()
 
-    def _send_records(self, data: memoryview) -> None:
-        """Encrypt much data, all but its last record being written on; raises TlsFailed."""
-        records = []
-        try:
-            for start in range(0, len(data), RECORD):
-                if start:
-                    records.append(self._engine.data_to_send())
-                self._engine.send(data[start : start + RECORD])
-        finally:
-            if self._lower is not None:
-                self._lower.writelines(records)
+    def _send_pieces(self, data: memoryview) -> None:
+        """Encrypt much data and write it on at once, so that nobody is told to pause in the middle of it."""
+        encrypted = []
+        for start in range(0, len(data), PIECE):
+            self._engine.send(data[start : start + PIECE])
+            encrypted.append(self._engine.data_to_send())
+        if self._lower is not None:
+            self._lower.write(b"".join(encrypted))
 
     def _flush(self) -> None:
         if self._outgoing.pending and self._lower is not None:

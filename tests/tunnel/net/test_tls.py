@@ -39,12 +39,16 @@ async def tls_pair(
     """Connect a caller to a gateway over loopback TCP; ``verify`` is the caller's judge."""
     loop = asyncio.get_running_loop()
     caller, gateway = Recorder(), Recorder()
+    began: list[TlsTransport] = []
 
     def accepted() -> asyncio.Protocol:
         engine = TlsEngine(
             door_context(identity.directory.gateway("gw"), identity.root), server_side=True
         )
-        return TlsTransport(engine, gateway, loop=loop, verify=nobody_refused, handshake_timeout=timeout)
+        began.append(
+            TlsTransport(engine, gateway, loop=loop, verify=nobody_refused, handshake_timeout=timeout)
+        )
+        return began[-1]
 
     server = await loop.create_server(accepted, "127.0.0.1", 0)
     engine = TlsEngine(
@@ -65,6 +69,8 @@ async def tls_pair(
                 gateway.transport.abort()
             with anyio.fail_after(5):
                 await caller.until(lambda p: bool(p.lost))
+                if began:  # also when the gateway was never introduced: its connection must not be left open
+                    await gateway.until(lambda p: bool(p.lost))
 
 
 async def test_both_are_introduced_and_talk(identity: TestIdentity) -> None:
