@@ -191,6 +191,21 @@ def test_run_refuses_a_health_port_in_use(directory: IdentityDirectory, listener
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("variable", ["SALLYPORT_CARRIER", "SALLYPORT_LOOP"])
+def test_run_refuses_a_variable_that_names_nothing(directory: IdentityDirectory, variable: str) -> None:
+    """It does not start on something else instead, and says what there is."""
+    path = write_config(directory)
+
+    done = run_sallyport(
+        "gateway", "run", "--config", path, folder=directory.path, environment={variable: "fast"}
+    )
+
+    assert done.returncode == 1
+    assert f"error: there is no {variable}=fast" in done.stderr
+    assert "hint: it is " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_run_status_and_stop(directory: IdentityDirectory, loop: str) -> None:
     """While it runs it tells how it stands; SIGTERM ends it with status 0, at once when nothing is open."""

@@ -59,9 +59,8 @@ class Product:
         self.log_level = log_level
         self.relay_port = free_port()
         self.relay_health = free_port()
-        self._environment = {"SALLYPORT_LOOP": loop} if loop else {}
-        if carrier:
-            self._environment["SALLYPORT_CARRIER"] = carrier
+        chosen = {"SALLYPORT_LOOP": loop, "SALLYPORT_CARRIER": carrier}
+        self._environment = {variable: value for variable, value in chosen.items() if value}
         self._running: list[ChildProcess] = []
         self.relay_folder = folder / "relay"
         self._make_relay(relay_settings or {})

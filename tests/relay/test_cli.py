@@ -216,6 +216,16 @@ def test_a_health_port_in_use_is_told(folder: Path) -> None:
     assert "the port is in use" in complaint
 
 
+@pytest.mark.parametrize("variable", ["SALLYPORT_CARRIER", "SALLYPORT_LOOP"])
+def test_a_variable_that_names_nothing_is_told(folder: Path, variable: str) -> None:
+    """The relay does not start on something else instead, and says what there is."""
+    done = run_sallyport("relay", "run", folder=folder, environment={variable: "fast"})
+    assert done.returncode == 1
+    assert f"error: there is no {variable}=fast" in done.stderr
+    assert "hint: it is " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_running_relay_sees_a_new_tunnel(folder: Path, tunnel: TestTunnel) -> None:
     """Adding it is enough; within two seconds it is served, and ``show`` asks the running relay."""
     with running(folder) as process:

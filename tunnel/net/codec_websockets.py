@@ -34,8 +34,8 @@ class _WebsocketsCodec:
         for frame in protocol.events_received():
             # The events of a WebSocket that is open are its frames.
             if isinstance(frame, Frame):
-                self._received(frame)
                 closed = frame.opcode is WireOpcode.CLOSE
+                self._received(frame)
         self._write()
         if protocol.parser_exc is not None:
             raise LinkLost(f"the WebSocket broke: {_told(protocol.parser_exc)}") from protocol.parser_exc
@@ -55,7 +55,7 @@ class _WebsocketsCodec:
     def _received(self, frame: Frame) -> None:
         if frame.opcode is WireOpcode.BINARY and frame.fin:
             self._receiver.message_received(frame.data)
-        else:
+        elif frame.opcode is not WireOpcode.CLOSE:
             self._receiver.frame_received(Opcode(frame.opcode))
 
     def _write(self) -> None:

@@ -68,7 +68,7 @@ class FrameReceiver(Protocol):
 
     def frame_received(self, opcode: Opcode) -> None:
         """
-        Judge a frame that is no whole binary message; a ping is answered when this returns.
+        Judge a frame that is no whole binary message and no close; a ping is answered when this returns.
 
         Raises:
             LinkLost: A link carries no such frame.
