@@ -6,8 +6,9 @@ One line an event, on standard error: text for people on a terminal, otherwise J
 takes the same way, so that a log has one format.
 
 Every call is a line, so a line has to be cheap. JSON is made in one step instead of structlog's usual five
-(``_JsonLine``), and a process with an event loop writes what was logged in one turn of it with one system
-call (``join_lines``). A warning is written at once, with all that stands before it.
+(``_JsonLine``), and a process with an event loop writes the lines of ``JOINED_SECONDS`` with one system call
+(``join_lines``). A warning is written at once, with all that stands before it; what ends a process without
+asking it, SIGKILL or the kernel, takes the lines of that moment with it.
 
 Nothing here hides anything: no secret, key, payload, header value or query string may be given to a logger
 in the first place.
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+JOINED_SECONDS = 0.02
+"""How long a line may wait for others. A reader of the log does not notice it; 500 calls may fit into it."""
 _LEVEL_OF_METHOD = {"warn": "warning", "exception": "error"}
 
 
@@ -65,15 +68,14 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.WARNING), force=True)
 
 
-def join_lines(later: Callable[[Callable[[], None]], object]) -> None:
+def join_lines(call_later: Callable[[float, Callable[[], None]], object]) -> None:
     """
-    Write the lines of one turn of the event loop together, from now on.
+    Write lines together from now on, a moment later.
 
     Args:
-        later: Has its argument called before the loop waits again: ``loop.call_soon``. Lines of other threads
-            are written as they come.
+        call_later: That of the running event loop. Lines of other threads are written as they come.
     """
-    _output.join(later)
+    _output.join(lambda write: call_later(JOINED_SECONDS, write))
 
 
 def write_lines() -> None:
@@ -162,7 +164,7 @@ class _Output:
         self.flush()
 
     def take(self, line: str) -> None:
-        """Take a line that may wait for the end of the turn."""
+        """Take a line that may wait."""
         if self._later is None or threading.get_ident() != self._thread:
             self._write(line + "\n")
             return

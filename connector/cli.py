@@ -188,7 +188,7 @@ def _welcome(tunnel: TunnelId, server: str | None, port: int) -> str:
 async def _serve_until_stopped(
     dialler: Dialler, server: str | None, port: int, listening: Callable[[int], None]
 ) -> None:
-    join_lines(asyncio.get_running_loop().call_soon)
+    join_lines(asyncio.get_running_loop().call_later)
     try:
         with anyio.CancelScope() as running, _on_stop_signal(running.cancel):
             await serve(dialler, server=server, port=port, listening=listening)

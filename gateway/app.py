@@ -69,7 +69,7 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
             used.
         TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
     """
-    join_lines(asyncio.get_running_loop().call_soon)
+    join_lines(asyncio.get_running_loop().call_later)
     try:
         await serve_until_signal(start(config, clock=clock), log=log)
     finally:

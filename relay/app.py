@@ -75,7 +75,7 @@ async def run(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now) 
         ExceptionGroup: of a TunnelError, when the health listener's address cannot be used, or when
             SALLYPORT_CARRIER names no carrier.
     """
-    join_lines(asyncio.get_running_loop().call_soon)
+    join_lines(asyncio.get_running_loop().call_later)
     try:
         await serve_until_signal(start(config, clock=clock), log=log)
     finally:

@@ -111,17 +111,28 @@ def events_of(stream: io.StringIO) -> list[str]:
     return [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
 
 
-def test_lines_of_one_turn_are_written_together() -> None:
-    """One system call for many calls, when the loop says that the turn is over."""
-    stream, turn_ends = _Counting(), list[Callable[[], None]]()
+class _Later:
+    """What an event loop was asked to call later."""
+
+    def __init__(self) -> None:
+        self.writes: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, write: Callable[[], None]) -> None:
+        assert 0 < seconds < 0.1
+        self.writes.append(write)
+
+
+def test_lines_of_a_moment_are_written_together() -> None:
+    """One system call for many calls, when the loop says that the moment is over."""
+    stream, later = _Counting(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(turn_ends.append)
+    join_lines(later)
     log = structlog.get_logger("sallyport.gateway")
     log.info("one")
     log.info("two")
-    assert (events_of(stream), len(turn_ends)) == ([], 1)
+    assert (events_of(stream), len(later.writes)) == ([], 1)
 
-    turn_ends.pop()()
+    later.writes.pop()()
     assert (events_of(stream), stream.writes) == (["one", "two"], 1)
 
     log.info("three")
@@ -134,7 +145,7 @@ def test_a_warning_does_not_wait() -> None:
     """What stands before it goes first, so that the order stays."""
     stream = io.StringIO()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(lambda _write: None)
+    join_lines(_Later())
     log = structlog.get_logger("sallyport.gateway")
     log.info("one")
     log.warning("two")
@@ -142,15 +153,15 @@ def test_a_warning_does_not_wait() -> None:
 
 
 def test_other_threads_write_their_lines_themselves() -> None:
-    """The loop's ``call_soon`` is for its own thread."""
-    stream, turn_ends = io.StringIO(), list[Callable[[], None]]()
+    """The loop's timers are for its own thread."""
+    stream, later = io.StringIO(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(turn_ends.append)
+    join_lines(later)
     log = structlog.get_logger("sallyport.gateway")
     thread = threading.Thread(target=log.info, args=("elsewhere",))
     thread.start()
     thread.join()
-    assert (events_of(stream), turn_ends) == (["elsewhere"], [])
+    assert (events_of(stream), later.writes) == (["elsewhere"], [])
 
 
 def test_nothing_is_too_odd_for_a_line() -> None:
