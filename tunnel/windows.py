@@ -24,9 +24,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from sallyport.tunnel.limits import (
+    FASTEST_STREAM,
     INITIAL_WINDOW,
     MAX_WINDOW,
     MEMORY_BUDGET,
+    NEAR_WINDOW,
     RTT_FLOOR,
     SLOW_CONSUMER_AFTER,
     SLOW_CONSUMER_AT_LEAST,
@@ -215,9 +217,14 @@ class ReceiveWindow:
             return 0
         self._measured = 0
         self._measured_since = now if self.waiting else None
-        if rtt is None or now - since > _GROWTH_ROUND_TRIPS * max(rtt, RTT_FLOOR):
+        if rtt is None:
             return 0
-        growth = min(self.size, MAX_WINDOW - self.size)
+        round_trip, elapsed = max(rtt, RTT_FLOOR), now - since
+        if elapsed > _GROWTH_ROUND_TRIPS * round_trip:
+            return 0
+        # A window that came at a stretch was awaited for most of a round trip: it is much too small.
+        wanted = self.size * (4 if elapsed * 4 < round_trip else 2)
+        growth = min(wanted, MAX_WINDOW, max(NEAR_WINDOW, int(round_trip * FASTEST_STREAM))) - self.size
         if growth <= 0 or not self._budget.can_lend(growth):
             return 0
         self.size += growth
