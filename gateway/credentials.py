@@ -23,6 +23,7 @@ from sallyport.certs.api_key import API_KEY_PREFIX, ApiKey, holds_api_key
 from sallyport.certs.errors import NameRefused
 from sallyport.gateway.errors import KeysUnusable, RequestRefused
 from sallyport.gateway.keys import StoredKey
+from sallyport.tunnel.limits import limit
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -31,7 +32,10 @@ UNIDENTIFIED: Final = "unidentified"
 """The rule that refuses a request with neither certificate nor key."""
 
 _WHERE_IT_BELONGS: Final = "it belongs in Sallyport-Key, or in Authorization: Bearer sp_…"
-_LONGEST_NAME: Final = 64  # of a header in the text of a refusal, in bytes
+_LONGEST_NAME: Final = limit(
+    64, "bytes",
+    "of a header's name in the text of a refusal: its sender has chosen it, and it comes back to him",
+)  # fmt: skip
 _WELL_KNOWN: Final = b"/.well-known/"
 
 
