@@ -8,6 +8,7 @@ Map of the package, from what is written down to what is proven:
 * ``authority``    making certificates by the profile
 * ``pem``          PEM text, strictly
 * ``storage``      bytes on disk: private, whole, flushed
+* ``lock``         one command at a time on a file
 * ``files``        the identity directory and a leaf's files
 * ``bundle``       a caller's one file
 * ``api_key``      an API key: how one is written, and what of it is kept

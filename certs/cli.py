@@ -121,13 +121,16 @@ def show(file: Annotated[Path, typer.Argument(help="A PEM file.")], as_json: AsJ
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The identity directory.")] = IDENTITY,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="The identity directory.")] = None,
+    directory: Annotated[Path | None, typer.Option("--dir", help="The same.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """
     Run every certificate and key of an identity through the strict verifier; exit 1 if one fails.
     """
-    findings = list(check_directory(directory, now=current_time()))
+    if folder is not None and directory is not None:
+        raise typer.BadParameter("name one directory", param_hint="--dir")
+    findings = list(check_directory(folder or directory or IDENTITY, now=current_time()))
     if as_json:
         print_json([finding.as_json() for finding in findings])
     else:

@@ -18,7 +18,7 @@ from rich.text import Text
 from sallyport.certs.cli_options import IDENTITY, AsJson, Directory, current_time, print_json
 from sallyport.certs.describe import days_left
 from sallyport.certs.files import IdentityDirectory
-from sallyport.certs.inventory import Entry, list_entries
+from sallyport.certs.inventory import STRAY, Entry, list_entries
 from sallyport.certs.names import Role
 from sallyport.certs.renewal import outlook, parse_span
 from sallyport.certs.rotation import Advice, Rotated, renew as renew_leaves, rotate, rotate_all
@@ -44,7 +44,7 @@ def rotate_leaf(
     as_json: AsJson = False,
 ) -> None:
     """
-    Replace a leaf, or all of gateways and links, by one with a new key, now.
+    Replace a leaf, or all of gateways and links, by one with a new key, now; exit 1 if one was not.
     """
     identity, now = IdentityDirectory(directory), current_time()
     if role is None:
@@ -63,7 +63,7 @@ def renew(
     as_json: AsJson = False,
 ) -> None:
     """
-    Replace the leaves that end soon, and say what else is due.
+    Replace the leaves that end soon, and say what else is due; exit 1 if one could not be replaced.
     """
     done = renew_leaves(IdentityDirectory(directory), before=parse_span(before), now=current_time())
     if not _print_done(done, as_json=as_json) and not as_json:
@@ -88,23 +88,39 @@ def status(directory: Directory = IDENTITY, as_json: AsJson = False) -> None:
 def _print_done(done: Iterable[Rotated | Advice], *, as_json: bool) -> int:
     """
     Print what was done, each as soon as it is, and return how much it was.
+
+    Raises:
+        typer.Exit: with status 1, after everything, if something was to be replaced and was not.
     """
-    if as_json:
-        values = [each.as_json() for each in done]
-        print_json(values)
-        return len(values)
-    count, kinds = 0, set[bool]()
-    for each in done:
-        count += 1
-        if isinstance(each, Advice):
-            typer.echo(f"{each.what}; {each.remedy}" if each.remedy else each.what)
-            continue
-        kinds.add(each.is_bundle)
-        end = f"{each.facts.not_after.astimezone(UTC):%Y-%m-%d}"
-        typer.echo(
-            f"wrote {each.path}: {each.facts.title}, serial {each.facts.serial}, valid until {end}"
-            + (f" (was {each.was[:8]})" if each.was else "")
-        )
+    results = list[Rotated | Advice]()
+    try:
+        for each in done:
+            results.append(each)
+            if not as_json:
+                typer.echo(_line(each))
+    finally:
+        # In JSON it is one value, and also when it ends in an error there must be no file that was replaced
+        # and not told.
+        if as_json and (results or sys.exception() is None):
+            print_json([each.as_json() for each in results])
+    if not as_json:
+        _print_consequences([each for each in results if isinstance(each, Rotated)])
+    if any(isinstance(each, Advice) and each.is_failure for each in results):
+        raise typer.Exit(1)
+    return len(results)
+
+
+def _line(done: Rotated | Advice) -> str:
+    if isinstance(done, Advice):
+        return f"{done.what}; {done.remedy}" if done.remedy else done.what
+    end = f"{done.facts.not_after.astimezone(UTC):%Y-%m-%d}"
+    return f"wrote {done.path}: {done.facts.title}, serial {done.facts.serial}, valid until {end}" + (
+        f" (was {done.was[:8]})" if done.was else ""
+    )
+
+
+def _print_consequences(rotated: list[Rotated]) -> None:
+    kinds = {each.is_bundle for each in rotated}
     if False in kinds:
         typer.echo("a running gateway takes the new files within seconds, and no connection is cut")
     if True in kinds:
@@ -112,12 +128,12 @@ def _print_done(done: Iterable[Rotated | Advice], *, as_json: bool) -> int:
             "bring each bundle to its caller, where nobody else can read it: a running connector takes it for"
             " its next connection"
         )
-    return count
 
 
 def _row(entry: Entry, now: datetime) -> tuple[str, ...]:
     if entry.facts is None:
-        return entry.kind, entry.name, "", "", "", f"cannot be read: {entry.problem}"
+        why = entry.problem if entry.kind == STRAY else f"cannot be read: {entry.problem}"
+        return entry.kind, entry.name, "", "", "", why
     facts = entry.facts
     return (
         entry.kind,

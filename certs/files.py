@@ -20,7 +20,8 @@ what other packages need of both is exported from here. Identity §6.
 Nothing here looks at a clock or judges what a certificate says: `verify.py` does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def load_key(path: Path) -> PrivateKey:
         FileRefused: if the file is wider than 0600, or does not hold exactly one usable key.
     """
     return parse_pem(path, read_private(path)).one_key()
+
+
+_BUNDLE = ".bundle.pem"
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(_BUNDLE).removesuffix(".pem")
 
 
 # A replacement may fall between the reads of certificate and key; the second look then finds the new pair.
@@ -285,14 +293,36 @@ class IdentityDirectory:
         """
         List whose leaves with a role are here: of gateways or links.
         """
-        return sorted(file.stem for file in (self.path / role).glob("*.pem"))
+        return self._names(role, (file.stem for file in (self.path / role).glob("*.pem")))
 
     def caller_names(self) -> list[str]:
         """
         List whose bundles are here.
         """
-        suffix = ".bundle.pem"
-        return sorted(file.name.removesuffix(suffix) for file in (self.path / "callers").glob(f"*{suffix}"))
+        bundles = (self.path / "callers").glob(f"*{_BUNDLE}")
+        return self._names(Role.CALLER, (file.name.removesuffix(_BUNDLE) for file in bundles))
+
+    def strays(self) -> list[Path]:
+        """
+        List the certificates that are nobody's, since what they are called is no name: a copy, mostly.
+        """
+        found: list[Path] = []
+        for role, folder in ((Role.GATEWAY, "gateway"), (Role.LINK, "link"), (Role.CALLER, "callers")):
+            files = sorted((self.path / folder).glob("*.pem"))
+            names = self._names(role, (_stem(file) for file in files))
+            found += [file for file in files if _stem(file) not in names]
+        return found
+
+    def _names(self, role: Role, texts: Iterable[str]) -> list[str]:
+        """
+        List what of some texts is a holder's name, in order.
+        """
+        label = self.tunnel_id().label
+        names = []
+        for text in texts:
+            with suppress(NameRefused):
+                names.append(Identity(label, role, text).name)
+        return sorted(names)
 
     def caller_bundle(self, name: str) -> Path:
         """

@@ -22,14 +22,19 @@ from sallyport.certs.storage import is_present
 
 Value = str | int | bool
 
+STRAY = "stray"
+_NO_NAME = "what it is called is no name of a gateway, link or caller"
+_STRAY_REMEDY = "move it out of the identity directory, or delete it"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
     One certificate of the directory.
 
-    ``kind`` is what it is for ("root", "cross", "issuing", "gateway", "link", "caller"), ``name`` whose it
-    is, ``path`` its file. ``facts`` is None where the file cannot be read; ``problem`` and ``hint`` say why.
+    ``kind`` is what it is for ("root", "cross", "issuing", "gateway", "link", "caller"; "stray" where the
+    file's name does not say), ``name`` whose it is, ``path`` its file. ``facts`` is None where the file
+    cannot be read, or is nobody's; ``problem`` and ``hint`` say why.
     """
 
     kind: str
@@ -77,6 +82,9 @@ def list_entries(directory: IdentityDirectory) -> Iterator[Entry]:
             yield _entry(str(role), name, directory.path / role / f"{name}.pem")
     for name in directory.caller_names():
         yield _entry(str(Role.CALLER), name, directory.path / "callers" / f"{name}.bundle.pem")
+    for path in directory.strays():
+        # Not its name, which may be anything.
+        yield Entry(STRAY, "", path, None, f"{str(path)!a} is nobody's: {_NO_NAME}", _STRAY_REMEDY)
 
 
 def _entry(kind: str, name: str, path: Path) -> Entry:

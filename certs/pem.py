@@ -88,7 +88,7 @@ def parse_pem(path: Path, data: bytes) -> PemFile:
 
     Raises:
         FileRefused: if it is not text, a block is cut off, of an unknown kind or not what it says, a key is
-        encrypted.
+        encrypted, or that of a certificate is damaged.
     """
     text = _text(path, data)
     header: list[str] = []
@@ -190,9 +190,15 @@ def _text(path: Path, data: bytes) -> str:
 
 def _certificate(path: Path, pem: bytes) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
+        certificate = x509.load_pem_x509_certificate(pem)
     except (ValueError, x509.InvalidVersion) as error:
         raise FileRefused(path, "holds a CERTIFICATE block that is no certificate", _COPY) from error
+    try:
+        # The library reads the key when it is asked for, which would be in the middle of something else.
+        certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FileRefused(path, "holds a certificate whose key cannot be read", _COPY) from error
+    return certificate
 
 
 def _key(path: Path, kind: str, pem: bytes) -> PrivateKey:

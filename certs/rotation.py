@@ -64,17 +64,25 @@ class Rotated:
 class Advice:
     """
     Something that is due, or broken, and that renewing cannot mend: what it is, and what to do.
+
+    ``is_failure`` where a leaf was to be replaced, or may have to be, and was not.
     """
 
     path: Path
     what: str
     remedy: str
+    is_failure: bool = False
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, str | bool]:
         """
         Give it as JSON writes it.
         """
-        return {"file": str(self.path), "advice": self.what, "remedy": self.remedy}
+        return {
+            "file": str(self.path),
+            "advice": self.what,
+            "remedy": self.remedy,
+            "failed": self.is_failure,
+        }
 
 
 def rotate(directory: IdentityDirectory, role: Role, name: str, *, now: datetime) -> Rotated:
@@ -100,11 +108,16 @@ def rotate(directory: IdentityDirectory, role: Role, name: str, *, now: datetime
     return Rotated(path, read_facts(load_certificate(path)), was)
 
 
-def rotate_all(directory: IdentityDirectory, *, now: datetime) -> Iterator[Rotated]:
+def rotate_all(directory: IdentityDirectory, *, now: datetime) -> Iterator[Rotated | Advice]:
     """
-    Replace every gateway and link leaf of the directory, one after the other.
+    Replace every gateway and link leaf of the directory, one after the other; one that fails stops no other.
 
-    Args and errors are those of ``rotate``.
+    Args:
+        directory: the issuing directory.
+        now: the time, with a zone.
+
+    Raises:
+        IssuingRefused: if there is none.
     """
     leaves = [(role, name) for role in (Role.GATEWAY, Role.LINK) for name in directory.leaf_names(role)]
     if not leaves:
@@ -113,12 +126,14 @@ def rotate_all(directory: IdentityDirectory, *, now: datetime) -> Iterator[Rotat
             "issue one: sallyport certs issue gateway NAME",
         )
     for role, name in leaves:
-        yield rotate(directory, role, name, now=now)
+        yield _attempt(directory, role, name, directory.leaf(role, name).certificate, now=now)
 
 
 def renew(directory: IdentityDirectory, *, before: timedelta, now: datetime) -> Iterator[Rotated | Advice]:
     """
     Replace every leaf that ends soon, bundles included, and say what else is due.
+
+    A timer runs this, and nobody looks: what fails is said and stops nothing else.
 
     Args:
         directory: the issuing directory.
@@ -126,13 +141,13 @@ def renew(directory: IdentityDirectory, *, before: timedelta, now: datetime) -> 
         now: the time, with a zone.
 
     Raises:
-        CertificateError: as ``rotate``.
+        FileRefused: if there is no readable root certificate in it.
     """
     entries = list(list_entries(directory))
     issuers = {entry.name: entry.facts for entry in entries if entry.kind == "issuing"}
     for entry in entries:
         if entry.facts is None:
-            yield Advice(entry.path, entry.problem, entry.hint)
+            yield Advice(entry.path, entry.problem, entry.hint, is_failure=True)
             continue
         ahead = outlook(entry.facts, now=now, before=before)
         if not ahead.is_due:
@@ -145,7 +160,20 @@ def renew(directory: IdentityDirectory, *, before: timedelta, now: datetime) -> 
         if issuer is not None and not can_be_bettered(entry.facts, issuer, now=now):
             yield Advice(entry.path, *_nothing_better(entry, issuer))
             continue
-        yield rotate(directory, role, entry.name, now=now)
+        yield _attempt(directory, role, entry.name, entry.path, now=now)
+
+
+def _attempt(
+    directory: IdentityDirectory, role: Role, name: str, path: Path, *, now: datetime
+) -> Rotated | Advice:
+    """
+    Replace a leaf, or say why it could not be done.
+    """
+    try:
+        return rotate(directory, role, name, now=now)
+    except CertificateError as error:
+        what = f"the {role} certificate {name} was not replaced: {error}"
+        return Advice(path, what, error.hint, is_failure=True)
 
 
 def _rotate_bundle(directory: IdentityDirectory, name: str, now: datetime) -> Rotated:

@@ -20,6 +20,7 @@ is the user, SYSTEM and Administrators.
 
 import errno
 import os
+import re
 import secrets
 import shlex
 import stat
@@ -35,11 +36,15 @@ PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o700
 
-# What tells one version of some files from the next: time of change, size and inode of each.
-Stamp = tuple[tuple[int, int, int], ...]
+# What tells one version of some files from the next: both times of change, size and inode of each. A chmod
+# and a chown change ctime alone, and nobody can set it back.
+Stamp = tuple[tuple[int, int, int, int], ...]
 
 # A bundle with a successor root is about 5 KiB. More than this is not ours, and not worth the memory.
 MAX_FILE: Final = 256 * 1024
+
+# In the name of a file that is not in its place yet: .NAME.<12 hex digits>.
+_RANDOM_BYTES: Final = 6
 
 
 def is_present(path: Path) -> bool:
@@ -87,11 +92,40 @@ def take_place(source: Path, target: Path) -> None:
         raise FileRefused(target, f"cannot be written: {_reason(error)}", _remedy(error)) from error
 
 
+def followed(path: Path) -> Path:
+    """
+    Follow symbolic links to the file that is meant: writing to a link would replace the link.
+
+    Raises:
+        FileRefused: if it is a link that leads to no file. A new file is made where it was asked for, and not
+        where somebody has pointed.
+    """
+    try:
+        return path.resolve(strict=path.is_symlink())
+    except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
+        raise FileRefused(path, "is a symbolic link that leads to no file", "remove the link") from error
+
+
 def stamp(paths: Iterable[Path]) -> Stamp:
     """
     Tell the version of some files without reading them; one that is not there has a version, too.
     """
     return tuple(_version(path) for path in paths)
+
+
+def give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """
+    Give a file that root has just made to whom its folder belongs; see the top of this file.
+
+    Args:
+        folder: where it lies.
+        descriptor: the file, open; one that was made here, never one that was found.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    status = os.stat(folder)
+    if status.st_uid != 0:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def make_private_directory(path: Path) -> None:
@@ -136,14 +170,15 @@ def read_public(path: Path) -> bytes:
 def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
     if not replace and is_present(path):
         raise FileRefused(path, "exists already", "move it away first")
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    _remove_leftovers(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 if sys.platform != "win32":
                     os.fchmod(file.fileno(), mode)  # the umask may have taken bits that a reader needs
-                    _give_to_owner_of(path.parent, file.fileno())
+                    give_to_owner_of(path.parent, file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -157,20 +192,24 @@ def _write(path: Path, data: bytes, mode: int, *, replace: bool) -> None:
         raise FileRefused(path, f"cannot be written: {_reason(error)}", _remedy(error)) from error
 
 
-def _give_to_owner_of(folder: Path, descriptor: int) -> None:
-    if sys.platform == "win32" or os.geteuid() != 0:
-        return
-    status = os.stat(folder)
-    if status.st_uid != 0:
-        os.fchown(descriptor, status.st_uid, status.st_gid)
+def _remove_leftovers(path: Path) -> None:
+    """
+    Remove what a write of this file has left behind that was killed before its rename: perhaps a key.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
+    # What cannot be removed is no reason not to write: it is as private as it was.
+    with suppress(OSError):
+        for beside in path.parent.iterdir():
+            if name.fullmatch(beside.name):
+                beside.unlink()
 
 
-def _version(path: Path) -> tuple[int, int, int]:
+def _version(path: Path) -> tuple[int, int, int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return (0, 0, 0)  # Missing for the moment: reading it will say so.
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+        return (0, 0, 0, 0)  # Missing for the moment: reading it will say so.
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def _flush_directory(path: Path) -> None:
@@ -260,6 +299,8 @@ def _remedy(error: OSError) -> str:
             return "check the path"
         case errno.ENOSPC | errno.EDQUOT:
             return "make room on the disk"
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit of open files: ulimit -n, or LimitNOFILE= of the service"
         case _:
             return ""
 

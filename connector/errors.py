@@ -90,9 +90,10 @@ class KeyRefused(ConnectorError):
 
     hint = "a key is sp_ and 52 characters of a-z and 2-7: `sallyport gateway keys add NAME` printed it"
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, hint: str = "") -> None:
         super().__init__(source)
         self.source = source
+        self.hint = hint or self.hint
 
     def __str__(self) -> str:
         return f"{self.source} holds no API key"

@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography import x509
 
-from sallyport.certs.api_key import ApiKey
+from sallyport.certs.api_key import ApiKey, looks_like_api_key
 from sallyport.certs.contexts import keyed_caller_context
 from sallyport.certs.errors import NameRefused
 from sallyport.certs.names import TunnelId
@@ -52,9 +52,14 @@ def take_key(environment: MutableMapping[str, str], file: Path | None) -> ApiKey
 
     Raises:
         CertificateError: The file cannot be used, is readable by others, or holds no key.
-        KeyRefused: The variable holds no key.
+        KeyRefused: The variable holds no key, or what was named is no file but the key itself.
     """
     variable = environment.pop(KEY_VARIABLE, None)
+    if file is not None and looks_like_api_key(file.name):
+        # The key in place of its file: no error about a path may say it again.
+        raise KeyRefused(
+            "--key-file", hint="it names a file with the key in it; whoever could see this one can use it"
+        )
     if file is not None:
         return ApiKey.load(file)
     if variable is None:

@@ -18,7 +18,7 @@ import anyio
 from sallyport.certs.contexts import door_context, link_client_context
 from sallyport.certs.errors import CertificateError
 from sallyport.config.gateway import GatewayConfig
-from sallyport.gateway.errors import GatewayError, KeysUnusable
+from sallyport.gateway.errors import GatewayError, KeysMissing, KeysUnusable
 from sallyport.gateway.identity import GatewayIdentity, load_identity, relay_trust
 from sallyport.gateway.keyring import load_keys
 from sallyport.gateway.keys import PUBLIC_CA_WARNING
@@ -43,7 +43,7 @@ class Finding:
     """What was seen; of a failure, why."""
     is_good: bool = True
     hint: str = ""
-    """What to do about a failure; may be empty."""
+    """What to do about a failure, or what comes next; may be empty."""
 
 
 async def examine(config: GatewayConfig, *, now: datetime) -> AsyncIterator[Finding]:
@@ -94,6 +94,9 @@ def _certificates(config: GatewayConfig, identity: GatewayIdentity, now: datetim
 def _keys_file(path: Path) -> Finding:
     try:
         table = load_keys(path)
+    except KeysMissing as error:
+        # No fault: keys are turned on before the first one is made, and a gateway starts without any.
+        return Finding("keys file", f"no key yet: {path} {error.reason}", hint=error.hint)
     except KeysUnusable as error:
         return _failure("keys file", error)
     count = "1 key" if len(table.keys) == 1 else f"{len(table.keys)} keys"

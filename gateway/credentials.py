@@ -6,6 +6,8 @@ while the connection stays open. A key comes as ``Sallyport-Key`` or as ``Author
 for the gateway alone: here it is taken out of the headers, or the request ends with 401.
 
 * One key at most. Two, be they the same, are 401: somebody between may have added one.
+* A whole key anywhere else, in another header, the path or the query, is 401: it would go to the server. What
+  only begins like one is somebody else's credential, and passes.
 * A caller with a certificate may send a key as well. Then both must be good, for the server that is asked,
   too; he is called by his certificate.
 * Neither is 401: our own, without ``resource_metadata``, for it is no matter of OAuth.
@@ -14,12 +16,14 @@ Identity §5.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Protocol
 
 from sallyport.certs.api_key import API_KEY_PREFIX, ApiKey, holds_api_key
 from sallyport.certs.errors import NameRefused
 from sallyport.gateway.errors import KeysUnusable, RequestRefused
 from sallyport.gateway.keys import KeyTable, StoredKey
+from sallyport.tunnel.limits import limit
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,6 +31,11 @@ KEYS_OFF: Final = "this gateway has API keys turned off; call with a caller cert
 UNIDENTIFIED: Final = "unidentified"
 """The rule that refuses a request with neither certificate nor key."""
 
+_WHERE_IT_BELONGS: Final = "it belongs in Sallyport-Key, or in Authorization: Bearer sp_…"
+_LONGEST_NAME: Final = limit(
+    64, "bytes",
+    "of a header's name in the text of a refusal: its sender has chosen it, and it comes back to him",
+)  # fmt: skip
 _WELL_KNOWN: Final = b"/.well-known/"
 
 
@@ -83,16 +92,19 @@ def identify(
         headers: As the caller sent them.
         certified: ``cert:NAME`` as the handshake proved it; empty for a caller without a certificate.
         keys: Where keys are looked up; None when they are off.
-        target: The request's target, for the text of the refusal only.
+        target: The request's target, as he sent it.
 
     Returns:
         Who it is, and the headers without his key.
 
     Raises:
-        RequestRefused: 401 ``key`` for a key that is wrong, or that is not alone; 401 ``unidentified`` for
-            neither certificate nor key; 503 ``keys`` when no key can be judged.
+        RequestRefused: 401 ``key`` for a key that is wrong, not alone, or in the wrong place; 401
+            ``unidentified`` for neither certificate nor key; 503 ``keys`` when no key can be judged.
     """
     presented, rest = _take_keys(headers)
+    # One search for all of it: this is done for each new head.
+    if holds_api_key(b"\n".join((target, *chain.from_iterable(rest)))):
+        raise RequestRefused(401, "key", _misplaced(target, rest, are_keys_on=keys is not None))
     if not presented:
         if not certified:
             raise RequestRefused(401, UNIDENTIFIED, _how_to_call(target))
@@ -125,17 +137,26 @@ def _take_keys(headers: Headers) -> tuple[list[bytes], Headers]:
 
 
 def _key_in(authorization: bytes) -> bytes | None:
-    """
-    Return the key in an ``Authorization`` value (RFC 6750 §2.1); None when the value belongs to the server.
-
-    A whole key that stands there in another way, without ``Bearer``, in capitals or behind a comma, is a slip
-    that would hand it to the server: what is returned then is empty, hence no key, and is answered 401.
-    """
+    """Return the key in an ``Authorization`` value (RFC 6750 §2.1); None when it holds none in that form."""
     match authorization.split(None, 1):
         case [scheme, token] if scheme.lower() == b"bearer" and token.startswith(API_KEY_PREFIX):
             return token.rstrip()
         case _:
-            return b"" if holds_api_key(authorization) else None
+            return None
+
+
+def _misplaced(target: bytes, headers: Headers, *, are_keys_on: bool) -> str:
+    """Say where a key stands that would have gone to the server; the key itself is quoted nowhere."""
+    where = next((_place(name) for name, value in headers if holds_api_key(name + b":" + value)), "")
+    if not where:
+        path, _, _query = target.partition(b"?")
+        where = "the path" if holds_api_key(path) else "the query"
+    what_to_do = _WHERE_IT_BELONGS if are_keys_on else KEYS_OFF
+    return f"an API key stands in {where}, which the server would read; {what_to_do}"
+
+
+def _place(name: bytes) -> str:
+    return "a header's name" if holds_api_key(name) else name[:_LONGEST_NAME].decode("latin-1")
 
 
 def _judge(presented: bytes, table: KeyTable) -> StoredKey:

@@ -8,6 +8,7 @@ GatewayError
 ├── KeyNameRefused       a key that cannot be made or revoked under that name
 ├── ServerUnknown        a key for a server that the config does not have
 ├── KeysUnusable         the keys file cannot be used, so no key is accepted
+│   └── KeysMissing      there is none
 ├── RequestRefused       a caller's request that the gateway answers itself (401, 403, 421, 503)
 ├── UpstreamFailed       one dial of an internal server, judged (each subclass carries its HTTP status)
 │   ├── UpstreamUnreachable   503: no address, refused, no route
@@ -106,17 +107,26 @@ class KeysUnusable(GatewayError):
     """
     The operator's: the keys file is missing, broken, or open to others.
 
-    Trying again cannot help until somebody mends it; until then no key is good.
+    Trying again cannot help until somebody mends it, unless ``may_pass``: then the file may be good, and it
+    was the system that could not read it. Until then no key is good.
     """
 
-    def __init__(self, path: Path, reason: str, *, hint: str = "") -> None:
+    def __init__(self, path: Path, reason: str, *, hint: str = "", may_pass: bool = False) -> None:
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
         self.hint = hint
+        self.may_pass = may_pass
 
     def __str__(self) -> str:
         return f"no API key is accepted: {self.path} {self.reason}"
+
+
+class KeysMissing(KeysUnusable):
+    """The operator's, or nobody's: no key was made yet."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason, hint="make a first key: sallyport gateway keys add NAME")
 
 
 class RequestRefused(GatewayError):

@@ -7,15 +7,13 @@ So a key that was revoked is refused at the very next request, on a connection t
 restart, a signal or a timer.
 
 Whatever is wrong with the file, missing, broken or readable by others, no key is accepted until it is
-mended: the last good content may hold the key whose revocation was being written. The callers with
+mended: the last good content may hold the key whose revocation was being written. What is not the file's
+own fault, such as a process without a free descriptor, is tried again with the next key. The callers with
 certificates are not concerned.
 """
 
-import os
 import secrets
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -23,13 +21,20 @@ import structlog
 
 from sallyport.certs.api_key import API_KEY_BYTES, ApiKey
 from sallyport.certs.errors import FileRefused
-from sallyport.certs.storage import MAX_FILE, PRIVATE_MODE, is_present, read_private, write_private
-from sallyport.gateway.errors import KeysUnusable
+from sallyport.certs.lock import alone_with
+from sallyport.certs.storage import (
+    MAX_FILE,
+    Stamp,
+    followed,
+    is_present,
+    read_private,
+    stamp,
+    write_private,
+)
+from sallyport.gateway.errors import KeysMissing, KeysUnusable
 from sallyport.gateway.keys import KeysMalformed, KeyTable, StoredKey, encode_keys, key_name, parse_keys
 
 log = structlog.get_logger("sallyport.gateway.keys")
-
-_Stamp = tuple[int, ...]
 
 
 class Keyring:
@@ -42,8 +47,9 @@ class Keyring:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp: _Stamp | None = None
+        self._stamp: Stamp | None = None
         self._found: KeyTable | KeysUnusable | None = None
+        self._told = ""
 
     def find(self, presented: ApiKey) -> StoredKey | None:
         """
@@ -62,9 +68,12 @@ class Keyring:
             KeysUnusable: As ``find``.
         """
         # The stamp is taken before the reading: if the file is replaced in between, the next one differs.
-        stamp = _stamp_of(self.path)
-        if self._found is None or stamp != self._stamp:
-            self._stamp = stamp
+        version = stamp((self.path,))
+        if self._found is None or version != self._stamp:
+            self._stamp = version
+            self._told = ""
+            self._found = self._read()
+        elif isinstance(self._found, KeysUnusable) and self._found.may_pass:
             self._found = self._read()
         if isinstance(self._found, KeysUnusable):
             # A new one each time: an exception that is raised twice collects both tracebacks.
@@ -84,12 +93,15 @@ class Keyring:
             log.warning("no keys yet", path=str(self.path), hint="sallyport gateway keys add NAME")
 
     def _read(self) -> KeyTable | KeysUnusable:
-        """Read the file and say so in the log: this is once for each change of it."""
+        """Read the file and say so in the log: once for each change of it, or of what is wrong with it."""
         try:
             table = load_keys(self.path)
         except KeysUnusable as error:
-            log.error("keys unusable", path=str(self.path), reason=error.reason, hint=error.hint)
+            if error.reason != self._told:
+                self._told = error.reason
+                log.error("keys unusable", path=str(self.path), reason=error.reason, hint=error.hint)
             return error
+        self._told = ""
         log.info("keys read", path=str(self.path), keys=len(table.keys))
         return table
 
@@ -99,14 +111,20 @@ def load_keys(path: Path) -> KeyTable:
     Read a keys file.
 
     Raises:
-        KeysUnusable: It is missing, readable by others, cut off, or not of the form that is written here.
+        KeysMissing: There is none.
+        KeysUnusable: It is readable by others, cut off, or not of the form that is written here; or the
+            system cannot read it now.
     """
     try:
         return parse_keys(read_private(path, holding="the hashes of API keys"))
     except FileRefused as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        hint = "make a first key: sallyport gateway keys add NAME" if missing else error.hint
-        raise KeysUnusable(path, error.reason, hint=hint) from error
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError):
+            raise KeysMissing(path, error.reason) from error
+        # The file is as it was before and after, so its stamp does not tell when such a thing has passed.
+        raise KeysUnusable(
+            path, error.reason, hint=error.hint, may_pass=isinstance(cause, OSError)
+        ) from error
     except KeysMalformed as error:
         hint = "restore it from a backup, or move it away and make the keys anew"
         raise KeysUnusable(path, str(error), hint=hint) from error
@@ -140,7 +158,8 @@ def add_key(
     """
     key = ApiKey.of_random(random(API_KEY_BYTES))
     stored = StoredKey(key_name(name), key.digest, servers, now)
-    with _alone(path):
+    path = followed(path)
+    with alone_with(path):
         table = load_keys(path) if is_present(path) else KeyTable()
         _save(path, table.with_key(stored))
     return key
@@ -155,7 +174,8 @@ def revoke_key(path: Path, name: str) -> None:
         KeysUnusable: The file cannot be used.
         FileRefused: The file cannot be written.
     """
-    with _alone(path):
+    path = followed(path)
+    with alone_with(path):
         _save(path, load_keys(path).without(key_name(name)))
 
 
@@ -164,51 +184,3 @@ def _save(path: Path, table: KeyTable) -> None:
     if len(data) > MAX_FILE:
         raise FileRefused(path, f"would grow over {MAX_FILE // 1024} KiB", "revoke keys that nobody uses")
     write_private(path, data)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """
-    Keep other commands from the file meanwhile.
-
-    Two that read, change and write it at once would lose what one of them did, and that may be a revocation.
-    """
-    if sys.platform == "win32":
-        yield  # the gateway is for Unix; there is no flock here
-        return
-    import fcntl
-
-    beside = path.with_name(f".{path.name}.lock")
-    try:
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_MODE)
-    except OSError as error:
-        raise FileRefused(
-            path, f"cannot be written: {beside} cannot be opened ({error.strerror})", "check the folder"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # which gives the lock back
-
-
-def _stamp_of(path: Path) -> _Stamp:
-    """
-    Say which content and which mode a path has, without reading it; () when there is nothing.
-
-    A new content is a new file here, and a chmod changes ctime, so a change cannot hide behind its mtime.
-    """
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_mode,
-        status.st_uid,
-        status.st_gid,
-    )

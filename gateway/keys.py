@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sallyport.certs.api_key import ApiKey
+from sallyport.certs.api_key import ApiKey, looks_like_api_key
 from sallyport.gateway.errors import KeyNameRefused
 
 VERSION: Final = 1
@@ -108,7 +108,7 @@ def key_name(text: str) -> str:
     Raises:
         KeyNameRefused: It could not stand in a log line.
     """
-    if text.startswith("sp_"):
+    if text.strip().lower().startswith("sp_") or looks_like_api_key(text):
         # Somebody has pasted the key itself, which then must not stand on his screen again.
         raise KeyNameRefused("sp_…", "looks like a key, and a key has a name of its own", hint=_LIST)
     if not _NAME.fullmatch(text):
@@ -144,12 +144,15 @@ def parse_keys(data: bytes) -> KeyTable:
         KeysMalformed: It is of any other form, or has one name or one key twice.
     """
     try:
-        content = json.loads(data.decode("ascii"))
+        content = json.loads(data.decode("ascii"), object_pairs_hook=_unambiguous)
+    except KeysMalformed:
+        raise
     except (ValueError, RecursionError) as error:
         raise KeysMalformed("is not JSON, or is cut off") from error
     if not isinstance(content, dict) or set(content) != {"version", "keys"}:
         raise KeysMalformed("is not a keys file: it wants `version` and `keys`, and nothing else")
-    if content["version"] != VERSION or isinstance(content["version"], bool):
+    # `type`, since true and 1.0 are equal to 1.
+    if type(content["version"]) is not int or content["version"] != VERSION:
         raise KeysMalformed(f"is of another version than {VERSION}: use the sallyport that wrote it")
     entries = content["keys"]
     if not isinstance(entries, list):
@@ -161,14 +164,25 @@ def parse_keys(data: bytes) -> KeyTable:
     return table
 
 
+def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make an object of its pairs; with one twice, who reads the first and who the last would disagree."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise KeysMalformed("says one thing twice")
+    return value
+
+
 def _stored_key(number: int, entry: object) -> StoredKey:
     if not isinstance(entry, dict) or set(entry) != {"name", "sha256", "servers", "created"}:
         raise KeysMalformed(f"has an entry that is no key, number {number}")
-    name, digest = str(entry["name"]), str(entry["sha256"])
-    if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
-        raise KeysMalformed(f"has an entry that is no key, number {number}")
-    servers, created = _servers(number, entry["servers"]), _moment(number, str(entry["created"]))
-    return StoredKey(name, bytes.fromhex(digest), servers, created)
+    match entry:
+        case {"name": str(name), "sha256": str(digest), "created": str(created)} if (
+            _NAME.fullmatch(name) and _DIGEST.fullmatch(digest)
+        ):
+            servers = _servers(number, entry["servers"])
+            return StoredKey(name, bytes.fromhex(digest), servers, _moment(number, created))
+        case _:
+            raise KeysMalformed(f"has an entry that is no key, number {number}")
 
 
 def _servers(number: int, value: object) -> frozenset[str] | None:

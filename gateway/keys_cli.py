@@ -20,7 +20,7 @@ from rich.text import Text
 from sallyport.certs.names import server_names
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.loader import load_gateway
-from sallyport.gateway.errors import KeysOff, ServerUnknown
+from sallyport.gateway.errors import KeysMissing, KeysOff, ServerUnknown
 from sallyport.gateway.keyring import add_key, load_keys, revoke_key
 from sallyport.gateway.keys import ALL_SERVERS, PUBLIC_CA_WARNING, StoredKey
 
@@ -61,7 +61,12 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the keys by name: what they open, and since when."""
-    keys = load_keys(_keys_file(load_gateway(config))).keys
+    path = _keys_file(load_gateway(config))
+    try:
+        keys = load_keys(path).keys
+    except KeysMissing as none:
+        keys = ()
+        typer.echo(f"no key yet: {path} {none.reason}; {none.hint}", err=True)
     if as_json:
         typer.echo(json.dumps([_as_json(key) for key in keys], indent=2))
         return

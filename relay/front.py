@@ -155,10 +155,15 @@ class Front:
                 context = await self._contexts.context(tunnel)
         except CertificateError as error:
             log.error("no TLS for links", reason=str(error), hint=error.hint)
-            gateway_link.give_up()
-            await self._hand_over(arrived, Farewell(SPEC_ALERTS[Situation.INTERNAL], loop=self._loop))
+        except Exception:
+            # A bug, or a root in the database that nobody can read: the tunnels of others are not to end
+            # with it.
+            log.exception("no TLS for links", tunnel=tunnel.id)
+        else:
+            await self._hand_over(arrived, gateway_link.protocol(context))
             return
-        await self._hand_over(arrived, gateway_link.protocol(context))
+        gateway_link.give_up()
+        await self._hand_over(arrived, Farewell(SPEC_ALERTS[Situation.INTERNAL], loop=self._loop))
 
     def _turn_away(self, arrived: Arrived, alert: Alert) -> None:
         self._tasks.start_soon(self._hand_over, arrived, Farewell(alert, loop=self._loop))

@@ -7,7 +7,7 @@ process, by reading one row (``change_number``). SQLite by default, in WAL mode,
 for writing; any other database that SQLAlchemy knows by URL.
 
 A tunnel's ID is never used twice: the label is the primary key, an archived row stays, and in SQLite triggers
-refuse to delete a row or to bring an archived one back, whatever program asks.
+refuse to delete or replace a row and to bring an archived one back, whatever program asks.
 
 Every method blocks: call it from a command, or from a worker thread, never on the event loop.
 """
@@ -90,6 +90,12 @@ _SQLITE_TRIGGERS: Final = (
     CREATE TRIGGER IF NOT EXISTS tunnel_stays_archived BEFORE UPDATE ON tunnel
     WHEN OLD.label <> NEW.label OR (OLD.state = 'archived' AND NEW.state <> 'archived')
     BEGIN SELECT RAISE(ABORT, 'an archived tunnel stays archived'); END
+    """,
+    # INSERT OR REPLACE deletes the row that is in its way, and asks no trigger for DELETE.
+    """
+    CREATE TRIGGER IF NOT EXISTS tunnel_is_added_once BEFORE INSERT ON tunnel
+    WHEN EXISTS (SELECT 1 FROM tunnel WHERE label = NEW.label)
+    BEGIN SELECT RAISE(ABORT, 'a tunnel is added once: its ID is not used again'); END
     """,
 )
 

@@ -7,6 +7,7 @@ them.
 rules at all, as an attacker's would.
 """
 
+import base64
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from sallyport.certs.authority import (
@@ -142,6 +144,33 @@ def dns(*names: str) -> list[x509.GeneralName]:
 def any_ip() -> list[x509.GeneralName]:
     """Make the subtrees of all addresses."""
     return [x509.IPAddress(ip_network("0.0.0.0/0")), x509.IPAddress(ip_network("::/0"))]
+
+
+_P256 = bytes.fromhex("06082a8648ce3d030107")  # the curve's name in DER
+
+
+def with_damaged_key(certificate: x509.Certificate, *, curve: bool = False) -> bytes:
+    """
+    Write a certificate with one bit of its key flipped, as PEM: whole in every other way.
+
+    The point is no longer on the curve, or the curve is none, which is found out when somebody asks for the
+    key.
+    """
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    at = key.index(_P256) + len(_P256) - 1 if curve else len(key) - 1
+    damaged = key[:at] + bytes([key[at] ^ 0x40]) + key[at + 1 :]
+    der = certificate.public_bytes(Encoding.DER).replace(key, damaged)
+    text = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"
+
+
+def damage_key(path: Path) -> None:
+    """Damage so the key of the first certificate in a file, and leave everything else as it is."""
+    data = path.read_bytes()
+    certificate = x509.load_pem_x509_certificate(data[data.index(b"-----BEGIN CERTIFICATE") :])
+    good = certificate.public_bytes(Encoding.PEM)
+    assert good in data
+    path.write_bytes(data.replace(good, with_damaged_key(certificate)))
 
 
 def drafts(role: Role, *, name: str = "alice") -> Drafts:

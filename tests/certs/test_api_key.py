@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sallyport.certs.api_key import ApiKey, holds_api_key
+from sallyport.certs.api_key import ApiKey, holds_api_key, looks_like_api_key
 from sallyport.certs.contexts import root_asking_context, root_giving_context
 from sallyport.certs.errors import CertificateRefused, FileRefused, NameRefused, Rule
 from sallyport.certs.names import Role, TunnelId
@@ -41,13 +41,30 @@ def test_what_is_not_a_key_is_refused(text: bytes) -> None:
         ApiKey(text)
 
 
-@pytest.mark.parametrize("around", [b"%b", b'"%b"', b"Bearer x,%b", b"a=%b;"])
+@pytest.mark.parametrize(
+    "around", [b"%b", b'"%b"', b"Bearer x,%b", b"a=%b;", b"Bearer%b", b"x%b", b"_%b", b"%bz", b"%b%%0A"]
+)
 def test_a_whole_key_is_found_in_any_disguise(around: bytes) -> None:
-    """In capitals, too; a part of one, or of a longer word, is none."""
+    """In capitals, too, and with anything in front or behind; a part of one is none."""
     assert holds_api_key(around % KEY.text)
     assert holds_api_key(around % KEY.text.upper())
-    assert not holds_api_key(around % KEY.text[:-1])
-    assert not holds_api_key(around % (b"x" + KEY.text))
+    assert holds_api_key(around % KEY.text.capitalize())
+    assert not holds_api_key(around % KEY.text[:-2])
+
+
+@pytest.mark.parametrize(
+    "token", [b"sp_" + b"Ab" * 30, b"sp_" + b"a" * 40 + b"-" + b"a" * 40, b"sp-" + b"a" * 52]
+)
+def test_the_tokens_of_other_systems_are_none(token: bytes) -> None:
+    """Random letters of both cases are not taken for one of ours."""
+    assert not holds_api_key(token)
+
+
+@pytest.mark.parametrize("text", [KEY.text, KEY.text[3:], KEY.text.upper(), b" " + KEY.text, KEY.text[:-1]])
+def test_what_may_be_a_key_is_known_by_its_looks(text: bytes) -> None:
+    """Also without its prefix; names and paths have signs in them."""
+    assert looks_like_api_key(text.decode())
+    assert not looks_like_api_key("the-key-of-the-continuous-integration.in-the-north-of-europe")
 
 
 def test_a_key_file_must_be_private_and_hold_a_key(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from sallyport.certs import cli_renewal
 from sallyport.certs.authority import make_relay_authority
 from sallyport.certs.cli import app
 from sallyport.certs.contexts import spki_pin
@@ -14,8 +17,9 @@ from sallyport.certs.errors import CertificateError, CertificateRefused, FileRef
 from sallyport.certs.files import IdentityDirectory
 from sallyport.certs.names import Role
 from sallyport.certs.pem import encode_certificates
+from sallyport.certs.rotation import Rotated, rotate
 from sallyport.certs.storage import write_public
-from tests.certs.certificate_kit import NOW, Tunnel, cn, drafts, uri
+from tests.certs.certificate_kit import NOW, Tunnel, cn, damage_key, drafts, uri
 
 INIT = ("init", "--domain", "tunnel.example.com", "--relay", "relay.example.com", "--name", "gw1")
 
@@ -261,6 +265,62 @@ def test_check_in_json_lists_every_finding() -> None:
     assert findings["root.pem"]["ok"]
     assert findings["gateways.pem"]["rule"] == "chain"
     assert findings["gateways.pem"]["hint"]
+
+
+def test_check_takes_its_folder_as_its_sisters_do() -> None:
+    """``--dir`` as well as the bare name; both are one too many."""
+    run(*INIT, "--dir", "there")
+
+    assert run("check", "--dir", "there") == run("check", "there")
+    run("check", "there", "--dir", "there", status=2)
+
+
+@pytest.mark.parametrize("command", [("renew", "--before", "99d"), ("rotate", "leaf")])
+def test_what_cannot_be_replaced_is_said_behind_what_was(command: tuple[str, ...]) -> None:
+    """Status 1 for whoever runs it by a timer; in JSON nothing that was replaced is left out."""
+    run(*INIT)
+    run("issue", "link", "gw2")
+    Path("identity/link/gw1.pem").unlink()
+    Path("identity/link/gw1.pem").mkdir()
+
+    lines = run(*command, status=1).splitlines()
+    told = json.loads(run(*command, "--json", status=1))
+
+    assert sum(line.startswith("wrote ") for line in lines) == 2
+    (failed,) = [line for line in lines if "identity/link/gw1.pem" in line]
+    assert "is a directory" in failed
+    assert [each.get("failed", False) for each in told] == [False, True, False]
+
+
+def test_json_is_printed_also_when_it_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was replaced before that is on the disk, and must be told."""
+    run(*INIT)
+
+    def one_and_an_error(directory: IdentityDirectory, *, now: datetime) -> Iterator[Rotated]:
+        yield rotate(directory, Role.GATEWAY, "gw1", now=now)
+        raise FileRefused(directory.path, "has gone")
+
+    monkeypatch.setattr(cli_renewal, "rotate_all", one_and_an_error)
+    result = CliRunner().invoke(app, ("rotate", "leaf", "--json"))
+
+    assert isinstance(result.exception, FileRefused)
+    assert [Path(each["file"]).name for each in json.loads(result.output)] == ["gw1.pem"]
+
+
+def test_status_and_renew_pass_by_a_damaged_bundle() -> None:
+    """It is listed with the reason, and hides nothing."""
+    run(*INIT)
+    run("issue", "caller", "alice")
+    damage_key(Path("identity/callers/alice.bundle.pem"))
+    Path("identity/gateway/gw1 copy.pem").touch()
+
+    status = run("status").splitlines()
+    renewed = run("renew", "--before", "99d", status=1)
+
+    assert any(line.startswith("gateway") and "gw1" in line for line in status)
+    assert any("cannot be read: " in line and "key cannot be read" in line for line in status)
+    assert any(line.startswith("stray") and "gw1 copy.pem" in line for line in status)
+    assert renewed.count("wrote ") == 2
 
 
 def test_a_refusal_rises_to_the_command_line_whole() -> None:

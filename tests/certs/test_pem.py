@@ -16,7 +16,7 @@ from sallyport.certs.authority import new_key
 from sallyport.certs.errors import FileRefused
 from sallyport.certs.names import Role
 from sallyport.certs.pem import encode_certificates, encode_key, parse_pem, public_der
-from tests.certs.certificate_kit import drafts
+from tests.certs.certificate_kit import drafts, with_damaged_key
 
 PATH = Path("some.pem")
 CHAIN = drafts(Role.CALLER).chain()
@@ -93,6 +93,11 @@ CASES = {
     "no certificate": (
         b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
         "that is no certificate",
+    ),
+    "a damaged key": (with_damaged_key(CHAIN[0]), "holds a certificate whose key cannot be read"),
+    "a key on no known curve": (
+        with_damaged_key(CHAIN[0], curve=True),
+        "holds a certificate whose key cannot be read",
     ),
     "no key": (
         b"-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n",

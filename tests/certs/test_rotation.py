@@ -13,11 +13,12 @@ from sallyport.certs.bundle import Bundle
 from sallyport.certs.check import check_directory
 from sallyport.certs.errors import CertificateError, CertificateRefused, FileRefused, IssuingRefused, Rule
 from sallyport.certs.files import IdentityDirectory, LeafFiles
+from sallyport.certs.inventory import list_entries
 from sallyport.certs.issuer import create_identity, issue_caller, issue_leaf
 from sallyport.certs.names import Role
 from sallyport.certs.rotation import Advice, Rotated, renew, rotate, rotate_all
 from sallyport.certs.verify import verify_bundle, verify_leaf_file
-from tests.certs.certificate_kit import DAY, DOMAIN, NOW
+from tests.certs.certificate_kit import DAY, DOMAIN, NOW, damage_key
 
 MONTH = timedelta(days=30)
 
@@ -305,3 +306,55 @@ def test_a_broken_file_hides_nothing(identity: IdentityDirectory) -> None:
     done = list(renew(identity, before=MONTH, now=NOW + 61 * DAY))
 
     assert [type(each) for each in done] == [Advice, Rotated, Rotated]
+    assert isinstance(done[0], Advice)
+    assert done[0].is_failure
+
+
+def test_a_damaged_key_hides_nothing(identity: IdentityDirectory) -> None:
+    """One flipped bit in the middle of a certificate that is whole in every other way."""
+    damage_key(identity.gateway("gw1").certificate)
+    damage_key(identity.caller_bundle("alice"))
+
+    problems = {entry.kind: entry.problem for entry in list_entries(identity)}
+    done = list(renew(identity, before=MONTH, now=NOW + 61 * DAY))
+
+    assert "key cannot be read" in problems["gateway"]
+    assert "key cannot be read" in problems["caller"]
+    assert [type(each) for each in done] == [Advice, Rotated, Advice]
+    rotate(identity, Role.GATEWAY, "gw1", now=NOW)
+    judge(identity)
+
+
+def test_a_file_that_is_nobodys_stops_nothing(identity: IdentityDirectory) -> None:
+    """A copy that somebody has made is named, each time, and what stands behind it is renewed."""
+    strays = [
+        identity.path / "gateway" / "gw1 copy.pem",
+        identity.path / "link" / "GW1.pem",
+        identity.path / "callers" / "alice (1).bundle.pem",
+    ]
+    for stray in strays:
+        stray.write_bytes(identity.gateway("gw1").certificate.read_bytes())
+
+    done = list(renew(identity, before=MONTH, now=NOW + 61 * DAY))
+
+    assert [type(each) for each in done] == [Rotated] * 3 + [Advice] * 3
+    advice = [each for each in done if isinstance(each, Advice)]
+    assert sorted(each.path for each in advice) == sorted(strays)
+    assert all(each.is_failure and str(each.path) in each.what and each.remedy for each in advice)
+    assert [type(each) for each in rotate_all(identity, now=NOW + 61 * DAY)] == [Rotated] * 2
+    assert all(stray.exists() for stray in strays)
+
+
+def test_a_key_that_is_elsewhere_stops_only_what_needs_it(identity: IdentityDirectory) -> None:
+    """The two issuing CAs may live apart: on each host the other one's leaves are somebody else's work."""
+    identity.issuing("gateways").key.unlink()
+
+    done = list(renew(identity, before=MONTH, now=NOW + 61 * DAY))
+
+    assert [type(each) for each in done] == [Advice, Advice, Rotated]
+    for each, role in zip(done, ("gateway", "link"), strict=False):
+        assert isinstance(each, Advice)
+        assert each.is_failure
+        assert each.what.startswith(f"the {role} certificate gw1 was not replaced: ")
+        assert each.remedy
+    assert all(isinstance(each, Advice) for each in rotate_all(identity, now=NOW + 61 * DAY))

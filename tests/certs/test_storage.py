@@ -14,6 +14,7 @@ from sallyport.certs.storage import (
     make_private_directory,
     read_private,
     read_public,
+    stamp,
     write_private,
     write_public,
 )
@@ -109,6 +110,31 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert refused.value.hint == "make room on the disk"
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["key"]
+
+
+def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    """Between write and rename there is a whole private key of another name; nothing else is touched."""
+    path = tmp_path / "gw1.key"
+    left = [".gw1.key.0123456789ab", ".gw1.key.fedcba987654"]
+    near = ("gw1.key.next.0123456789ab", "gw1.key.backup", "xgw1.key.0123456789ab", "gw1_key.0123456789ab")
+    others = [f".{name}" for name in near]
+    for name in [*left, *others]:
+        (tmp_path / name).touch()
+
+    write_private(path, b"new")
+
+    assert sorted(os.listdir(tmp_path)) == sorted(["gw1.key", *others])
+
+
+def test_a_stamp_tells_a_chmod(tmp_path: Path) -> None:
+    """A key that others can read has to be judged again, though not a byte has changed."""
+    path = tmp_path / "key"
+    write_private(path, b"secret")
+    before = stamp((path,))
+
+    path.chmod(0o644)
+
+    assert stamp((path,)) != before
 
 
 def test_writing_into_a_missing_directory_says_so(tmp_path: Path) -> None:

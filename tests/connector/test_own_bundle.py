@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from sallyport.certs.bundle import Bundle
 from sallyport.certs.issuer import add_domains, issue_caller, write_settings
 from sallyport.connector.dial import Dialler
+from tests.certs.certificate_kit import damage_key
 from tests.connector.far_side import FarSide, Request, reply
 from tests.harness.identity import TestIdentity
 
@@ -105,6 +106,10 @@ def _half_copied(world: World) -> None:
     path.write_bytes(path.read_bytes()[:900])
 
 
+def _damaged(world: World) -> None:
+    damage_key(world.tunnel.bundle.path)
+
+
 def _missing(world: World) -> None:
     world.tunnel.bundle.path.unlink()
 
@@ -138,6 +143,7 @@ def _another_domains(world: World) -> None:
     ("spoil", "reason"),
     [
         (_half_copied, "cut off|ends in the middle"),
+        (_damaged, "whose key cannot be read"),
         (_missing, "does not exist"),
         (_wide, "mode 0644"),
         (_another_callers, "for the caller bob, and alice is in use"),

@@ -150,6 +150,14 @@ def test_what_is_no_key_is_not_repeated(file: Path) -> None:
         take_key({}, file)
 
 
+@pytest.mark.parametrize("pasted", [TEXT, TEXT.upper(), TEXT[3:], f" {TEXT}"])
+def test_a_key_in_place_of_its_file_is_not_repeated(pasted: str) -> None:
+    """It stands among the arguments already; the screen and the log need not have it, too."""
+    with pytest.raises(KeyRefused, match="--key-file holds no API key") as refused:
+        take_key({}, Path(pasted))
+    assert pasted.strip() not in f"{refused.value!r} {refused.value} {refused.value.hint}"
+
+
 TUNNEL = "tnl_" + "a" * 32
 
 

@@ -249,3 +249,21 @@ def test_status_without_a_health_address(directory: IdentityDirectory) -> None:
 
     assert done.returncode == 1
     assert "health: 127.0.0.1:7421" in done.stderr
+
+
+def test_keys_that_are_not_made_yet_are_no_fault(
+    directory: IdentityDirectory, listener: socket.socket
+) -> None:
+    """They are turned on first; ``check`` says what comes next, and the list is empty."""
+    port = listener.getsockname()[1]
+    servers = {"tickets": {"url": f"http://127.0.0.1:{port}/mcp"}}
+    path = write_config(directory, servers=servers, keys=True)
+
+    checked = run_sallyport("gateway", "check", "--config", path, folder=directory.path)
+    listed = run_sallyport("gateway", "keys", "list", "--config", path, "--json", folder=directory.path)
+
+    assert checked.returncode == 0, checked.stdout
+    assert "no key yet" in checked.stdout
+    assert "hint: make a first key: sallyport gateway keys add NAME" in checked.stdout
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    assert "no key yet" in listed.stderr

@@ -67,11 +67,36 @@ NOT_KEYS = [
     (b"Authorization", b"Bearer xsp_abc"),
     (b"Authorization", b"Basic c3BfOnNwXw=="),
     (b"Authorization", b"sp_abc"),
-    (b"Authorization", b"Bearer x" + TEXT),
     (b"Authorization", b"Bearer eyJ." + TEXT[3:]),
     (b"Authorization", b""),
     (b"X-Authorization", b"Bearer sp_abc"),
     (b"Mcp-Param-Key", b"sp_abc"),
+    # Other systems' credentials may begin so, too.
+    (b"X-Api-Key", TEXT[:-1]),
+    (b"X-Api-Key", b"sp_live_" + TEXT[3:]),
+    (b"X-Api-Key", b"sp_" + b"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
+    (b"Cookie", b"id=sp_" + b"AbCdEfGh" * 8),
+]
+
+# A whole key in none of the two places that are meant for one, and where the refusal says that it stands.
+MISPLACED = [
+    ((b"X-Api-Key", TEXT), "X-Api-Key"),
+    ((b"x-sallyport-key", TEXT), "x-sallyport-key"),
+    ((b"Sallyport_Key", TEXT), "Sallyport_Key"),
+    ((b"Sallyport-Other", TEXT), "Sallyport-Other"),
+    ((b"Authentication", b"Bearer " + TEXT), "Authentication"),
+    ((b"X-Forwarded-Authorization", b"Bearer " + TEXT), "X-Forwarded-Authorization"),
+    ((b"Proxy-Authorization", b"Bearer " + TEXT), "Proxy-Authorization"),
+    ((b"Cookie", b"a=b; k=" + TEXT + b"; c=d"), "Cookie"),
+    ((b"Referer", b"https://page.test/?k=" + TEXT), "Referer"),
+    ((b"Authorization", b"Bearer" + TEXT), "Authorization"),
+    ((b"Authorization", b"Bearer x" + TEXT), "Authorization"),
+    ((b"Authorization", b"Bearer x_" + TEXT + b"234"), "Authorization"),
+    ((b"Authorization", b"Basic " + TEXT.upper()), "Authorization"),
+    ((b"X-Api-Key", b"Sp_" + TEXT[3:]), "X-Api-Key"),
+    ((TEXT, b"x"), "a header's name"),
+    ((b"x-" + TEXT, b"x"), "a header's name"),
+    ((b"X" * 4000, TEXT), "X" * 64 + ","),
 ]
 
 
@@ -125,6 +150,41 @@ def test_what_is_not_a_key_passes(header: tuple[bytes, bytes], keys: Keys | None
 
     assert rest == headers
     assert (credential.principal, credential.trust, credential.key) == ("cert:alice", "certificate", None)
+
+
+@pytest.mark.parametrize(("header", "where"), MISPLACED)
+@pytest.mark.parametrize("certified", ["", "cert:alice"])
+@pytest.mark.parametrize("beside", [[], [(b"Sallyport-Key", TEXT)]])
+@pytest.mark.parametrize("keys", [TABLE, None])
+def test_a_whole_key_in_the_wrong_place_goes_no_further(
+    header: tuple[bytes, bytes], where: str, certified: str, beside: Headers, keys: Keys | None
+) -> None:
+    """The server would read it: 401, with the place and without the key; beside a good one as well."""
+    refusal = refused([*OTHER, *beside, header, (b"Accept", b"x")], certified=certified, keys=keys)
+
+    assert (refusal.status, refusal.rule) == (401, "key")
+    assert f"an API key stands in {where}" in refusal.detail
+    assert TEXT.decode() not in refusal.detail.lower()
+    assert ("turned off" if keys is None else "belongs in Sallyport-Key") in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("target", "where"),
+    [
+        (b"/mcp?key=" + TEXT, "the query"),
+        (b"/mcp?a=b&key=" + TEXT.upper() + b"&c", "the query"),
+        (b"/mcp/" + TEXT, "the path"),
+        (b"/" + TEXT + b"/mcp?a=b", "the path"),
+    ],
+)
+@pytest.mark.parametrize("headers", [[], [(b"Sallyport-Key", TEXT)]])
+def test_a_whole_key_in_the_target_goes_no_further(target: bytes, where: str, headers: Headers) -> None:
+    """Servers write those into their logs."""
+    with pytest.raises(RequestRefused) as refusal:
+        identify(headers, certified="cert:alice", keys=TABLE, target=target)
+    assert (refusal.value.status, refusal.value.rule) == (401, "key")
+    assert f"an API key stands in {where}," in refusal.value.detail
+    assert TEXT.decode() not in str(refusal.value).lower()
 
 
 def test_with_a_certificate_and_a_key_the_key_still_binds() -> None:

@@ -1,8 +1,11 @@
 """The keys file: its form, and what is on the disk."""
 
+import errno
 import json
 import os
+import stat
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +59,13 @@ MALFORMED = {
     "no list": json.dumps({"version": 1, "keys": {}}).encode(),
     "no entry": content(None),
     "a key of an entry too many": content(entry(more=1)),
+    "one as a fraction": content(_ENTRY).replace(b'"version": 1', b'"version": 1.0'),
+    "a version twice": content(_ENTRY).replace(b'"version": 1', b'"version": 2, "version": 1'),
+    "a list twice": content(_ENTRY).replace(b'"keys": [', b'"keys": [], "keys": ['),
+    "servers twice": content(_ENTRY).replace(b'"servers"', b'"servers": "all", "servers"'),
+    "a number for a name": content(entry(name=5)),
+    "a number for a hash": content(entry(sha256=int("1" * 64))),
+    "a number for a date": content(entry(created=20261121)),
     "no name": content(entry(name="")),
     "a name for a log injection": content(entry(name="a\nb")),
     "a short hash": content(entry(sha256="0" * 63)),
@@ -106,12 +116,16 @@ def test_a_name_must_fit_into_a_log(path: Path, name: str) -> None:
     assert not path.exists()
 
 
-def test_a_key_in_place_of_a_name_is_not_repeated(path: Path) -> None:
+@pytest.mark.parametrize("form", ["{}", " {}", "{} ", "'{}'", "Bearer {}", "{}a"])
+@pytest.mark.parametrize("change", [str, str.upper, lambda text: text[3:]])
+def test_a_key_in_place_of_a_name_is_not_repeated(
+    path: Path, form: str, change: Callable[[str], str]
+) -> None:
     """Somebody who pastes the key to revoke it must not read it again in a log."""
-    key = add_key(path, "ci", servers=None, now=NOW)
+    pasted = form.format(change(add_key(path, "ci", servers=None, now=NOW).text.decode()))
     with pytest.raises(KeyNameRefused) as refused:
-        revoke_key(path, key.text.decode())
-    assert key.text.decode() not in f"{refused.value} {refused.value.hint}"
+        revoke_key(path, pasted)
+    assert pasted[10:40] not in f"{refused.value} {refused.value!r} {refused.value.hint}"
 
 
 def test_a_taken_name_and_an_unknown_one_are_refused(path: Path) -> None:
@@ -218,3 +232,87 @@ def test_at_the_start_a_fault_is_an_error_and_no_file_is_none(path: Path) -> Non
     path.write_bytes(b"{")
     with pytest.raises(KeysUnusable):
         Keyring(path).require_usable()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES])
+def test_what_passes_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Running out of descriptors at the one look after a change must not turn keys off until the next."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    ring = Keyring(path)
+    opened = os.open
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with capture_logs() as lines:
+        monkeypatch.setattr(os, "open", fail)
+        for _ in range(3):
+            with pytest.raises(KeysUnusable) as refused:
+                ring.find(key)
+        assert refused.value.hint or number in (errno.ENOMEM, errno.EIO)
+        monkeypatch.setattr(os, "open", opened)
+        assert ring.find(key) is not None
+        assert ring.find(key) is not None
+    assert [line["event"] for line in lines] == ["keys unusable", "keys read"]
+
+
+def test_a_link_is_followed_to_the_file_that_is_meant(path: Path, tmp_path: Path) -> None:
+    """Two gateways whose files lead to one: what is revoked at one is revoked at the other."""
+    links = [tmp_path / "one" / "keys.json", tmp_path / "two" / "keys.json"]
+    key = add_key(path, "ci", servers=None, now=NOW)
+    for link in links:
+        link.parent.mkdir()
+        link.symlink_to("../keys.json")
+    rings = [Keyring(link) for link in links]
+    assert all(ring.find(key) for ring in rings)
+
+    add_key(links[0], "cd", servers=None, now=NOW)
+    revoke_key(links[0], "ci")
+
+    assert all(link.is_symlink() for link in links)
+    assert not any(ring.find(key) for ring in rings)
+    assert [kept.name for kept in load_keys(links[1]).keys] == ["cd"]
+    assert os.listdir(links[0].parent) == ["keys.json"], "the lock is beside the file that is meant"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "keys.json"])
+def test_a_link_to_nothing_makes_no_file(path: Path, target: str) -> None:
+    """Whoever may write into the folder does not say where root's next file is."""
+    path.symlink_to(target)
+    with pytest.raises(FileRefused, match="leads to no file"):
+        add_key(path, "ci", servers=None, now=NOW)
+    assert os.listdir(path.parent) == ["keys.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_makes_does_not_lock_the_gateways_user_out(path: Path) -> None:
+    """``sudo gateway keys add`` is usual, and it is its own user who revokes."""
+    os.chown(path.parent, 12345, 12345)
+
+    add_key(path, "ci", servers=None, now=NOW)
+
+    for file in path.parent.iterdir():
+        assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (12345, 0o600), file.name
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_root_gives_away_only_what_it_has_made(path: Path, tmp_path: Path) -> None:
+    """A lock that was there may be somebody's link to a file of root's."""
+    precious = tmp_path / "precious"
+    precious.touch()
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.link(precious, folder / ".keys.json.lock")
+    os.chown(folder, 12345, 12345)
+
+    add_key(folder / "keys.json", "ci", servers=None, now=NOW)
+
+    assert precious.stat().st_uid == 0
+
+
+def test_a_lock_of_somebody_else_says_what_to_do(path: Path) -> None:
+    """It names the lock, which may be removed."""
+    path.with_name(".keys.json.lock").symlink_to("elsewhere")
+    with pytest.raises(FileRefused, match=r"\.keys\.json\.lock cannot be opened") as refused:
+        add_key(path, "ci", servers=None, now=NOW)
+    assert "removed" in refused.value.hint

@@ -16,6 +16,7 @@ from sallyport.certs.names import Role
 from sallyport.gateway.door import DoorContexts
 from sallyport.gateway.identity import GatewayIdentity, load_identity
 from sallyport.gateway.own_certificates import OwnCertificates
+from tests.certs.certificate_kit import damage_key
 from tests.gateway.test_identity import config_for
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +124,14 @@ def _half_copied(directory: IdentityDirectory) -> None:
     path.write_bytes(path.read_bytes()[:300])
 
 
+def _damaged(directory: IdentityDirectory) -> None:
+    damage_key(directory.gateway("gw1").certificate)
+
+
+def _wide_and_else_the_same(directory: IdentityDirectory) -> None:
+    directory.gateway("gw1").key.chmod(0o644)
+
+
 def _anothers_key(directory: IdentityDirectory) -> None:
     shutil.copy2(directory.link("gw1").key, directory.gateway("gw1").key)
 
@@ -145,7 +154,10 @@ def _expired(directory: IdentityDirectory) -> None:
     issue_leaf(directory, Role.GATEWAY, "gw1", now=NOW - 91 * DAY, replace=True)
 
 
-@pytest.mark.parametrize("spoil", [_half_copied, _anothers_key, _wide, _missing, _the_links, _expired])
+@pytest.mark.parametrize(
+    "spoil",
+    [_half_copied, _damaged, _anothers_key, _wide, _wide_and_else_the_same, _missing, _the_links, _expired],
+)
 async def test_files_that_cannot_be_used_change_nothing(
     world: World, spoil: Callable[[IdentityDirectory], None]
 ) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sallyport.certs.names import Identity, Role, link_host
 from sallyport.certs.pem import encode_certificates, encode_key
 from sallyport.certs.storage import write_private, write_public
 from sallyport.config.fields import Address
+from sallyport.relay import link_contexts
 from sallyport.relay.initialise import initialise
 from sallyport.relay.link_contexts import LinkContexts
 from sallyport.relay.link_judgement import judge
@@ -27,6 +30,7 @@ from sallyport.tunnel.errors import LinkRefused, TlsFailed
 from sallyport.tunnel.events import Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
 from sallyport.tunnel.windows import MemoryBudget
+from tests.certs.certificate_kit import damage_key
 from tests.hostile.hellos import client_hello
 from tests.relay.relay_world import (
     BUDGET,
@@ -359,17 +363,56 @@ async def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path, 
             assert world.relay.readiness().certificates != before
 
 
-async def test_bad_certificate_files_are_not_taken(tmp_path: Path, tunnel: TestTunnel) -> None:
-    """Half-written files leave the ones before in force, and are told once."""
+def _half_written(path: Path) -> None:
+    path.write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+
+
+@pytest.mark.parametrize("spoil", [_half_written, damage_key])
+async def test_bad_certificate_files_are_not_taken(
+    tmp_path: Path, tunnel: TestTunnel, spoil: Callable[[Path], None]
+) -> None:
+    """They leave the ones before in force, and are told once."""
     folder = tmp_path / "relay"
     with capture_logs() as logs, anyio.fail_after(20):
         async with running_relay(folder, tunnel) as world:
             await world.up(tunnel)
-            (folder / "relay.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB")
+            spoil(folder / "relay.pem")
             await world.up(tunnel, index=1)
             await world.up(tunnel, index=2)
             assert not world.relay.readiness().ready
     assert len([entry for entry in logs if entry["event"] == "new certificate files not taken"]) == 1
+
+
+@pytest.mark.parametrize("fault", ["file", "database", "bug"])
+async def test_what_fails_for_one_tunnel_ends_no_other(
+    tmp_path: Path,
+    tunnel: TestTunnel,
+    other_tunnel: TestTunnel,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    """The relay is everybody's: a context that cannot be made costs the link that it is for."""
+    folder = tmp_path / "relay"
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with running_relay(folder, tunnel, other_tunnel) as world:
+            first = await world.up(tunnel)
+            match fault:
+                case "file":
+                    damage_key(folder / "relay.pem")
+                case "database":
+                    row = world.relay.links.registry.tunnel(other_tunnel.label)
+                    assert row is not None
+                    world.relay.links.registry.replace_tunnels([replace(row, root_pem="no PEM")])
+                case _:
+                    monkeypatch.setattr(link_contexts, "link_server_context", lambda *_: 1 // 0)
+
+            with pytest.raises((ConnectionError, TlsFailed, AssertionError)):
+                await world.up(other_tunnel)
+
+            assert first.link.is_ready
+            assert world.relay.links.pending_count == 0
+    (line,) = [entry for entry in logs if entry["event"] == "no TLS for links"]
+    assert ("exc_info" in line) is (fault != "file")
 
 
 # New tunnels

@@ -121,6 +121,28 @@ def test_what_was_registered_is_there_after_a_restart(url: str) -> None:
         assert second.change_number() == number
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT OR REPLACE INTO tunnel SELECT label, name, root_pem, 'active', created, updated FROM tunnel",
+        "REPLACE INTO tunnel SELECT label, 'other', root_pem, state, created, updated FROM tunnel",
+        "INSERT INTO tunnel SELECT * FROM tunnel WHERE true"
+        " ON CONFLICT (label) DO UPDATE SET state = 'active'",
+        "DELETE FROM tunnel",
+        "UPDATE tunnel SET state = 'active'",
+        "UPDATE OR REPLACE tunnel SET label = 'x'",
+    ],
+)
+def test_no_program_brings_an_archived_tunnel_back(store: TunnelStore, tmp_path: Path, change: str) -> None:
+    """The database itself refuses, whoever asks."""
+    store.register(LABEL, "PEM", name="acme", now=NOW)
+    store.set_state(LABEL, TunnelState.ARCHIVED, now=LATER)
+    before = store.tunnels()
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as other, pytest.raises(sqlite3.IntegrityError):
+        other.execute(change)
+    assert store.tunnels() == before
+
+
 # Databases that cannot be used
 
 
