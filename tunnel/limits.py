@@ -171,8 +171,8 @@ NEAR_WINDOW: Final = _own(
     "to which a window may grow however short the round trip: two turns of the event loop at each end",
 )  # fmt: skip
 FASTEST_STREAM: Final = _own(
-    "FASTEST_STREAM", 256 * MIB, "bytes per second",
-    "more than one stream gets through the two processes. A window beyond what that fills in a round trip "
+    "FASTEST_STREAM", 256 * MIB, "bytes",
+    "a second, more than one stream gets through the two processes. A window beyond what that fills in a round trip "
     "only makes a queue, in which everybody else's replies wait",
 )  # fmt: skip
 MEMORY_BUDGET: Final = _own(

@@ -3,9 +3,10 @@ Receive windows, and the memory that they are lent from (SPEC.md §7).
 
 A window is what one stream may make this end hold: credit that the peer has not used, plus bytes that came
 and were not yet taken by the consumer. Every stream owns ``INITIAL_WINDOW``. A window grows, up to
-``MAX_WINDOW``, while its consumer empties it within about two round trips, which says that the window and
-not the consumer is what holds the stream back. Growth is *lent* by one budget for the whole process and
-goes back when the stream ends, or when the peer returns credit that it does not use.
+``MAX_WINDOW``, while its consumer empties it within a few round trips, which says that the window and not the
+consumer is what holds the stream back; but not beyond what the fastest stream could fill in a round trip, for
+more than that only stands in a queue, and everybody else's replies behind it. Growth is *lent* by one budget for
+the whole process and goes back when the stream ends, or when the peer returns credit that it does not use.
 
 The budget counts, for each stream, the bytes that wait for the consumer or what it was lent, whichever is
 more.
@@ -37,8 +38,9 @@ from sallyport.tunnel.limits import (
 # Credit goes back, and a stream counts as stalled, by this part of its window. A quarter and not a half: the
 # peer never runs dry while the credit travels, and a slow consumer is noticed while it still takes something.
 _PART: Final = 4
-# A window that is emptied within this many round trips is what limits the stream.
-_GROWTH_ROUND_TRIPS: Final = 2
+# A window that is emptied within this many round trips is what limits the stream. Its bytes come in bursts, one
+# a round trip, and the count may begin and end in the middle of one: hence three, and not one.
+_GROWTH_ROUND_TRIPS: Final = 3
 
 
 class MemoryBudget:
@@ -219,11 +221,11 @@ class ReceiveWindow:
         self._measured_since = now if self.waiting else None
         if rtt is None:
             return 0
-        round_trip, elapsed = max(rtt, RTT_FLOOR), now - since
-        if elapsed > _GROWTH_ROUND_TRIPS * round_trip:
+        round_trip = max(rtt, RTT_FLOOR)
+        if now - since > _GROWTH_ROUND_TRIPS * round_trip:
             return 0
-        # A window that came at a stretch was awaited for most of a round trip: it is much too small.
-        wanted = self.size * (4 if elapsed * 4 < round_trip else 2)
+        # A small window is mostly much too small, and each step to the right one costs a round trip or two.
+        wanted = self.size * (4 if self.size < NEAR_WINDOW * 4 else 2)
         growth = min(wanted, MAX_WINDOW, max(NEAR_WINDOW, int(round_trip * FASTEST_STREAM))) - self.size
         if growth <= 0 or not self._budget.can_lend(growth):
             return 0
