@@ -119,7 +119,8 @@ def _head(method: str, path: str, port: int, *, length: int = 0) -> bytes:
 
 def _read_head(stream: BufferedReader) -> int:
     """Read an answer's head and return its Content-Length."""
-    assert stream.readline().startswith(b"HTTP/1.1 200 ")
+    first = stream.readline()
+    assert first.startswith(b"HTTP/1.1 200 "), first + stream.read1()
     length = 0
     while line := stream.readline().strip():
         name, _, value = line.partition(b":")
