@@ -172,8 +172,8 @@ NEAR_WINDOW: Final = _own(
 )  # fmt: skip
 FASTEST_STREAM: Final = _own(
     "FASTEST_STREAM", 256 * MIB, "bytes",
-    "a second, more than one stream gets through the two processes. A window beyond what that fills in a round trip "
-    "only makes a queue, in which everybody else's replies wait",
+    "a second, more than one stream gets through the two processes. A window beyond what that fills in a round "
+    "trip only makes a queue, in which everybody else's replies wait",
 )  # fmt: skip
 MEMORY_BUDGET: Final = _own(
     "MEMORY_BUDGET", 64 * MIB, "bytes",

@@ -5,8 +5,9 @@ A window is what one stream may make this end hold: credit that the peer has not
 and were not yet taken by the consumer. Every stream owns ``INITIAL_WINDOW``. A window grows, up to
 ``MAX_WINDOW``, while its consumer empties it within a few round trips, which says that the window and not the
 consumer is what holds the stream back; but not beyond what the fastest stream could fill in a round trip, for
-more than that only stands in a queue, and everybody else's replies behind it. Growth is *lent* by one budget for
-the whole process and goes back when the stream ends, or when the peer returns credit that it does not use.
+more than that only stands in a queue, and everybody else's replies behind it. Growth is *lent* by one budget
+for the whole process and goes back when the stream ends, or when the peer returns credit that it does not
+use.
 
 The budget counts, for each stream, the bytes that wait for the consumer or what it was lent, whichever is
 more.
@@ -38,8 +39,8 @@ from sallyport.tunnel.limits import (
 # Credit goes back, and a stream counts as stalled, by this part of its window. A quarter and not a half: the
 # peer never runs dry while the credit travels, and a slow consumer is noticed while it still takes something.
 _PART: Final = 4
-# A window that is emptied within this many round trips is what limits the stream. Its bytes come in bursts, one
-# a round trip, and the count may begin and end in the middle of one: hence three, and not one.
+# A window that is emptied within this many round trips is what limits the stream. Its bytes come in bursts,
+# one a round trip, and the count may begin and end in the middle of one: hence three, and not one.
 _GROWTH_ROUND_TRIPS: Final = 3
 
 
