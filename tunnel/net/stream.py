@@ -34,6 +34,8 @@ _STALLED_LOOKS: Final = limit(
     "looks in a row at which nothing more of a closed stream had left: its reader has stopped for good",
 )  # fmt: skip
 
+_NOBODY: Final = asyncio.Protocol()
+
 _Told = TypeVar("_Told")
 
 
@@ -52,7 +54,7 @@ class Stream(asyncio.Transport):
         self._link = link
         self.stream_id = stream_id
         self.opening = opening
-        self._protocol: asyncio.Protocol = asyncio.Protocol()
+        self._protocol: asyncio.Protocol = _NOBODY
         self._held: deque[bytes] = deque()
         self._pump_due = False
         self._reading = True
@@ -104,6 +106,9 @@ class Stream(asyncio.Transport):
             self._linger.cancel()
         self._link.stream_ended(self)
         self._tell(self._protocol.connection_lost, error)
+        # The protocol holds its transport. Were it held in turn, each stream, and the TLS that it carried,
+        # would stay until the garbage collector comes by.
+        self._protocol = _NOBODY
 
     def drained(self) -> None:
         """Take note that the mux has sent enough of what was written."""

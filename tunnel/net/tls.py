@@ -19,12 +19,22 @@ says so at once and still swallows the rest of it. Deliberately absent: bufferin
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.sockets import finish_writing
 from sallyport.tunnel.net.unread import read_unread
 from sallyport.tunnel.tls_engine import TlsEngine
+
+_WRITTEN_AT_ONCE: Final = limit(
+    80 * 1024, "bytes",
+    "encrypted before they go on: OpenSSL keeps its buffer at the largest size that was ever written at "
+    "once, as long as the connection lives, and what waits below is let go piece by piece. A message of the "
+    "link, 64 KiB and its headers, goes whole",
+)  # fmt: skip
+
+_NOBODY: Final = asyncio.Protocol()
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -136,7 +146,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._closing or self._lost or self._eof_sent or not data:
             return
         try:
-            self._engine.send(memoryview(data))
+            if len(data) > _WRITTEN_AT_ONCE:
+                self._send_in_parts(memoryview(data))
+            else:
+                self._engine.send(memoryview(data))
         except TlsFailed as error:
             self._fail(error)
             return
@@ -249,6 +262,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._upper.eof_received():
             self.close()
 
+    def _send_in_parts(self, rest: memoryview) -> None:
+        """Encrypt much at once, and leave the last part to be flushed."""
+        while len(rest) > _WRITTEN_AT_ONCE:
+            self._engine.send(rest[:_WRITTEN_AT_ONCE])
+            self._flush()
+            rest = rest[_WRITTEN_AT_ONCE:]
+            if self._lost:
+                return
+        self._engine.send(rest)
+
     def _flush(self) -> None:
         data = self._engine.data_to_send()
         if data and self._lower is not None:
@@ -273,4 +296,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._lost = True
         self._closing = True
         self._timer.cancel()
-        self._upper.connection_lost(error)
+        # Who is above holds this transport; two that held each other would wait for the garbage collector,
+        # which does not see how much memory OpenSSL has behind them.
+        upper, self._upper = self._upper, _NOBODY
+        upper.connection_lost(error)
