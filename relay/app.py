@@ -270,5 +270,7 @@ class Relay:
             "tunnels": self.links.registry.tunnel_count,
             "streams": self.front.stream_count,
             "arrivals": len(self._arrivals),
+            "links_pending": self.links.pending_count,
+            "memory": self.links.budget.status(),
             "links": [live.link.status() for live in self.links.registry.links()],
         }

@@ -30,8 +30,9 @@ Every number that bounds something, with what it answers. This page is made from
 What stands in a configuration file is its default and can be changed there; the others are fixed. Limits of
 the link protocol that both ends must agree on are in [SPEC.md](../tunnel/SPEC.md) too.
 
-A process holds at most its memory budget and 64 KiB for each stream, beside its own code: for a link full of
-stalled streams 64 MiB + 10,000 × 64 KiB.
+A process holds at most its memory budget and 64 KiB for each stream of what its peers sent, beside its own
+code: for a link full of stalled streams 64 MiB + 10,000 × 64 KiB. What waits to be sent is bounded apart, by
+64 KiB and one read (256 KiB) a stream, and waits only where a reader has stopped; `make leaks` measures both.
 
 | where | limit | value | why |
 | --- | --- | --- | --- |"""

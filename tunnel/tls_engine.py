@@ -26,9 +26,10 @@ from sallyport.tunnel.limits import limit
 _RECORD: Final = 16 * 1024
 
 PIECE: Final = limit(
-    64 * 1024, "bytes",
+    80 * 1024, "bytes",
     "given to OpenSSL at once: its buffers never shrink, so an idle connection would hold as much as the "
-    "largest piece that ever passed (325 KiB after 256). With 32 KiB, bulk costs a tenth more",
+    "largest piece that ever passed (325 KiB after 256). A message of the link, 64 KiB and its headers, goes "
+    "whole; with 32 KiB, bulk costs a tenth more",
 )  # fmt: skip
 
 # OpenSSL's names for a received alert are "<era>_ALERT_<name>" and, for the later ones, "<era>_<name>".

@@ -69,6 +69,10 @@ class MemoryBudget:
         """Whether all of it is used: no stream may be opened."""
         return self.used >= self.total
 
+    def status(self) -> dict[str, int]:
+        """Describe it to an operator: bytes, and how many streams do not drain."""
+        return {"total": self.total, "used": self.used, "stalled_streams": len(self.stalled)}
+
     def can_lend(self, count: int) -> bool:
         """Say whether a window may grow by so many bytes."""
         return (self.used + count) * 2 <= self.total

@@ -24,7 +24,7 @@ class Deadline:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop = loop
-        self._expired = expired
+        self._expired: Callable[[], None] | None = expired
         self._at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fires = 0.0  # when the timer, if there is one, does
@@ -43,8 +43,14 @@ class Deadline:
         self._at = None
 
     def cancel(self) -> None:
-        """Have no deadline and no timer: at the end of the owner's life."""
+        """
+        Have no deadline, no timer and no owner, at the end of his life.
+
+        He holds the deadline and the deadline him: let go, he is freed when he is forgotten, with whatever
+        memory OpenSSL has behind him, and not whenever the garbage collector comes by.
+        """
         self._at = None
+        self._expired = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -57,7 +63,8 @@ class Deadline:
             self._start_timer(self._at)
             return
         self._at = None
-        self._expired()
+        if self._expired is not None:
+            self._expired()
 
     def _start_timer(self, at: float) -> None:
         self._fires = at

