@@ -166,14 +166,10 @@ MAX_WINDOW: Final = _own(
     "MAX_WINDOW", 4 * MIB, "bytes",
     "20 MB/s for one stream at 200 ms; more helps nobody on such a path and is taken from the others",
 )  # fmt: skip
-NEAR_WINDOW: Final = _own(
-    "NEAR_WINDOW", 256 * KIB, "bytes",
-    "to which a window may grow however short the round trip: two turns of the event loop at each end",
-)  # fmt: skip
 FASTEST_STREAM: Final = _own(
     "FASTEST_STREAM", 256 * MIB, "bytes",
-    "a second, more than one stream gets through the two processes. A window beyond what that fills in a round "
-    "trip only makes a queue, in which everybody else's replies wait",
+    "a second, more than one stream gets through the two processes. A window beyond what that fills in a "
+    "round trip only makes a queue, in which everybody else's replies wait",
 )  # fmt: skip
 MEMORY_BUDGET: Final = _own(
     "MEMORY_BUDGET", 64 * MIB, "bytes",

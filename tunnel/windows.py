@@ -30,7 +30,6 @@ from sallyport.tunnel.limits import (
     INITIAL_WINDOW,
     MAX_WINDOW,
     MEMORY_BUDGET,
-    NEAR_WINDOW,
     RTT_FLOOR,
     SLOW_CONSUMER_AFTER,
     SLOW_CONSUMER_AT_LEAST,
@@ -73,9 +72,10 @@ class MemoryBudget:
         """Describe it to an operator: bytes, and how many streams do not drain."""
         return {"total": self.total, "used": self.used, "stalled_streams": len(self.stalled)}
 
-    def can_lend(self, count: int) -> bool:
-        """Say whether a window may grow by so many bytes."""
-        return (self.used + count) * 2 <= self.total
+    @property
+    def lendable(self) -> int:
+        """By how many bytes a window may grow."""
+        return self.total // 2 - self.used
 
     def slow_consumers(self, now: float) -> "Iterator[ReceiveWindow]":
         """
@@ -230,9 +230,10 @@ class ReceiveWindow:
         if now - since > _GROWTH_ROUND_TRIPS * round_trip:
             return 0
         # A small window is mostly much too small, and each step to the right one costs a round trip or two.
-        wanted = self.size * (4 if self.size < NEAR_WINDOW * 4 else 2)
-        growth = min(wanted, MAX_WINDOW, max(NEAR_WINDOW, int(round_trip * FASTEST_STREAM))) - self.size
-        if growth <= 0 or not self._budget.can_lend(growth):
+        wanted = self.size * (4 if self.size * 4 < MAX_WINDOW else 2)
+        most = min(wanted, MAX_WINDOW, int(round_trip * FASTEST_STREAM))
+        growth = min(most - self.size, self._budget.lendable)
+        if growth <= 0:
             return 0
         self.size += growth
         self._recharge()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sallyport.tunnel.limits import (
+    FASTEST_STREAM,
     INITIAL_WINDOW,
     MAX_WINDOW,
     RTT_FLOOR,
@@ -15,6 +16,8 @@ from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
 KIB = 1024
 RTT = 0.1
 LINK = object()
+GROWN = 4 * INITIAL_WINDOW  # after the first step
+LENT = GROWN - INITIAL_WINDOW
 
 
 def window(budget: MemoryBudget | None = None, stream: int = 1, owner: object = LINK) -> ReceiveWindow:
@@ -22,11 +25,11 @@ def window(budget: MemoryBudget | None = None, stream: int = 1, owner: object = 
     return ReceiveWindow(stream, owner, budget if budget is not None else MemoryBudget(64 * 1024 * KIB))
 
 
-def fill_and_drain(subject: ReceiveWindow, now: float, seconds: float) -> int:
+def fill_and_drain(subject: ReceiveWindow, now: float, seconds: float, round_trip: float = RTT) -> int:
     """Use up the credit and take all of it after some seconds; return the credit that came back."""
     count = subject.credit
     assert subject.received(count, now)
-    return subject.consumed(count, now + seconds, RTT)
+    return subject.consumed(count, now + seconds, round_trip)
 
 
 def test_credit_is_used_up() -> None:
@@ -57,22 +60,22 @@ def test_only_what_came_can_be_consumed(count: int) -> None:
         subject.consumed(count, 0.0, RTT)
 
 
-def test_a_window_doubles_while_it_is_the_limit() -> None:
-    """A consumer that empties its window within two round trips gets a larger one, up to the largest."""
+def test_a_window_grows_while_it_is_the_limit() -> None:
+    """A consumer that empties its window within three round trips gets a larger one, up to the largest."""
     budget = MemoryBudget(64 * 1024 * KIB)
     subject, now, sizes = window(budget), 0.0, []
     for _ in range(8):
         fill_and_drain(subject, now, RTT)
         sizes.append(subject.size // KIB)
         now += RTT
-    assert sizes == [128, 256, 512, 1024, 2048, 4096, 4096, 4096]
+    assert sizes == [256, 1024, 2048, 4096, 4096, 4096, 4096, 4096]
     assert budget.used == MAX_WINDOW - INITIAL_WINDOW
 
 
 def test_a_slow_consumer_gets_no_more() -> None:
-    """A consumer that needs longer than two round trips is itself what limits the stream."""
+    """A consumer that needs longer than three round trips is itself what limits the stream."""
     subject = window()
-    assert fill_and_drain(subject, 0.0, 2.1 * RTT) == INITIAL_WINDOW
+    assert fill_and_drain(subject, 0.0, 3.1 * RTT) == INITIAL_WINDOW
     assert subject.size == INITIAL_WINDOW
 
 
@@ -88,7 +91,24 @@ def test_the_floor_of_the_round_trip() -> None:
     subject = window()
     subject.received(INITIAL_WINDOW, 0.0)
     subject.consumed(INITIAL_WINDOW, 2 * RTT_FLOOR, 0.00001)
-    assert subject.size == 2 * INITIAL_WINDOW
+    assert subject.size == 4 * INITIAL_WINDOW
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "largest"),
+    [
+        (RTT_FLOOR / 10, int(RTT_FLOOR * FASTEST_STREAM)),
+        (0.002, int(0.002 * FASTEST_STREAM)),
+        (0.2, MAX_WINDOW),
+    ],
+)
+def test_no_window_is_larger_than_a_stream_can_fill(round_trip: float, largest: int) -> None:
+    """What is lent beyond that only makes a queue, in which everybody else's bytes wait."""
+    subject, now = window(MemoryBudget(64 * 1024 * KIB)), 0.0
+    for _ in range(12):
+        fill_and_drain(subject, now, round_trip, round_trip)
+        now += round_trip
+    assert subject.size == largest
 
 
 def test_idle_time_does_not_count() -> None:
@@ -96,19 +116,19 @@ def test_idle_time_does_not_count() -> None:
     subject = window()
     fill_and_drain(subject, 0.0, 1.0)
     fill_and_drain(subject, 500.0, RTT)
-    assert subject.size == 2 * INITIAL_WINDOW
+    assert subject.size == 4 * INITIAL_WINDOW
 
 
 def test_lending_stops_at_half() -> None:
-    """Growth is lent while at most half of the budget is used, then windows keep their size."""
-    budget = MemoryBudget(4 * INITIAL_WINDOW)
+    """Growth is lent as far as half of the budget goes, then windows keep their size."""
+    budget = MemoryBudget(8 * INITIAL_WINDOW)
     first, second = window(budget, 1), window(budget, 2)
     fill_and_drain(first, 0.0, RTT)
     fill_and_drain(second, 0.0, RTT)
-    assert (first.size, second.size) == (2 * INITIAL_WINDOW, 2 * INITIAL_WINDOW)
+    assert (first.size, second.size) == (4 * INITIAL_WINDOW, 2 * INITIAL_WINDOW)
     assert budget.used == budget.total // 2
     fill_and_drain(first, 1.0, RTT)
-    assert first.size == 2 * INITIAL_WINDOW
+    assert first.size == 4 * INITIAL_WINDOW
 
 
 @pytest.mark.parametrize("how", ["release", "finished", "credit_returned"])
@@ -117,14 +137,14 @@ def test_what_was_lent_goes_back(how: str) -> None:
     budget = MemoryBudget(64 * 1024 * KIB)
     grown = window(budget)
     fill_and_drain(grown, 0.0, RTT)
-    assert budget.used == INITIAL_WINDOW
+    assert budget.used == LENT
     match how:
         case "release":
             grown.release()
         case "finished":
             grown.finished()
         case "credit_returned":
-            assert grown.credit_returned(INITIAL_WINDOW)
+            assert grown.credit_returned(LENT)
     assert budget.used == 0
 
 
@@ -142,20 +162,20 @@ def test_bytes_that_wait_stay_counted() -> None:
     assert (budget.used, subject.size) == (0, INITIAL_WINDOW)
 
 
-@pytest.mark.parametrize("count", [0, INITIAL_WINDOW + 1, 2**32 - 1])
+@pytest.mark.parametrize("count", [0, LENT + 1, 2**32 - 1])
 def test_credit_that_cannot_be_returned(count: int) -> None:
     """A peer returns only what it was granted above the initial window."""
     subject = window()
     fill_and_drain(subject, 0.0, RTT)
     assert not subject.credit_returned(count)
-    assert subject.size == 2 * INITIAL_WINDOW
+    assert subject.size == GROWN
 
 
 def test_credit_that_was_used_cannot_be_returned() -> None:
     """Credit that was used up is not there to be returned."""
     subject = window()
     fill_and_drain(subject, 0.0, RTT)
-    subject.received(2 * INITIAL_WINDOW - 10, 1.0)
+    subject.received(GROWN - 10, 1.0)
     assert not subject.credit_returned(11)
     assert subject.credit_returned(10)
 
@@ -167,7 +187,7 @@ def test_returned_credit_takes_what_is_still_to_be_returned_along() -> None:
     fill_and_drain(subject, 0.0, RTT)
     subject.received(20_000, 1.0)
     assert subject.consumed(20_000, 1.0, RTT) == 0
-    assert subject.credit_returned(2 * INITIAL_WINDOW - 20_000 - INITIAL_WINDOW)
+    assert subject.credit_returned(GROWN - 20_000 - INITIAL_WINDOW)
     assert (subject.size, subject.credit, budget.used) == (INITIAL_WINDOW, INITIAL_WINDOW, 0)
 
 
