@@ -27,7 +27,7 @@ from sallyport.tunnel.limits import INITIAL_WINDOW, KIB, MEMORY_BUDGET, MIB, SLO
 from tests.harness.churn import Churn
 from tests.harness.process_figures import Holdings
 from tests.harness.reservoir_stage import ReservoirStage, reservoir_stage
-from tests.harness.stalls import Cost, Direction, Latencies, go_on, measure_stall, stalled
+from tests.harness.stalls import LARGE, Cost, Direction, Latencies, go_on, measure_stall, stalled
 
 _TOLERANCE: Final = 0.05
 _STALLED: Final = 200
@@ -146,6 +146,10 @@ async def _stalls(
                 verdict.problems.append(
                     f"{name} grew by {growth} bytes for {count} stopped in {direction}, bound {bound}"
                 )
+        if cost.refused:
+            say(f"   {cost.refused} of them turned away")
+            if count <= _STALLED:
+                verdict.problems.append(f"{cost.refused} of {count} stopped callers were turned away")
         if cost.beside is not None:
             say(f"   beside them: {_shown(cost.beside)}; without: {_shown(alone)}")
         open_streams = max(now.streams for now in left)
@@ -175,7 +179,9 @@ async def _measured(
     others: int,
 ) -> Cost | None:
     try:
-        return await measure_stall(stage, direction, count, before=before, others=others)
+        # So many large ones would fill the kernel's memory for TCP and measure that.
+        size = LARGE if count <= _STALLED else MIB
+        return await measure_stall(stage, direction, count, before=before, others=others, size=size)
     except* (TimeoutError, OSError, EOFError) as failures:
         reasons = {f"{type(error).__name__} {error}" for error in failures.exceptions}
         verdict.problems.append(f"beside {count} stopped in {direction}: {'; '.join(sorted(reasons))}")

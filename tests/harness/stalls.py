@@ -60,12 +60,14 @@ class Cost:
         direction: Which way they stopped.
         callers: How many.
         growth: Of each process's RSS, in bytes.
+        refused: How many of them were turned away, for want of memory.
         charged: What each process's budget counted, in bytes.
         beside: How the others fared meanwhile.
     """
 
     direction: Direction
     callers: int
+    refused: int = 0
     growth: dict[str, int] = field(default_factory=dict)
     charged: dict[str, int] = field(default_factory=dict)
     beside: Latencies | None = None
@@ -94,6 +96,7 @@ async def measure_stall(
     cost = Cost(direction, callers)
     async with stalled(stage.endpoint, direction, callers, size=size) as stopped:
         after = await _when_quiet(stage, stopped)
+        cost.refused = stopped.refused
         for subject, then, now in zip(stage.subjects, before, after, strict=True):
             cost.growth[subject.name] = now.resident - then.resident
             cost.charged[subject.name] = now.charged
@@ -104,9 +107,16 @@ async def measure_stall(
 
 @dataclass
 class Stopped:
-    """Callers that stop; ``sent`` are the bytes of their bodies that somebody took, the kernel perhaps."""
+    """
+    Callers that stop.
+
+    Attributes:
+        sent: Bytes of their bodies that somebody took, the kernel perhaps.
+        refused: Callers that were turned away.
+    """
 
     sent: int = 0
+    refused: int = 0
 
 
 @asynccontextmanager
@@ -120,7 +130,10 @@ async def stalled(
 
     async def come() -> None:
         async with places:
-            live.append(await _stop(endpoint, direction, size))
+            try:
+                live.append(await _stop(endpoint, direction, size))
+            except OSError:
+                stopped.refused += 1
 
     async with asyncio.TaskGroup() as uploads:
         async with asyncio.TaskGroup() as arriving:

@@ -17,9 +17,9 @@ _DESCRIPTORS_WANTED: Final = limit(1_048_576, "descriptors", "asked for where th
 _NOTSENT_LOWAT: Final = limit(
     128 * 1024, "bytes",
     "unsent in the kernel's send buffer. With our own 64 KiB above it, what is written and not yet sent "
-    "stays below 256 KiB, while the buffer itself may grow to whatever a long path needs. Without it a caller "
-    "that stops reading fills 4 MiB of the kernel's, and 500 of them its memory for all of TCP: then every "
-    "link of the machine crawls",
+    "stays below 256 KiB, while the buffer itself may grow to whatever a long path needs. Without it a "
+    "caller that stops reading fills 4 MiB of the kernel's, and a few hundred of them its memory for TCP: "
+    "then every connection of the machine crawls",
 )  # fmt: skip
 
 _USER_TIMEOUT: Final = limit(
