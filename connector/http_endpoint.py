@@ -22,7 +22,7 @@ from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRe
 from sallyport.connector.local_request import LocalSide, without
 from sallyport.tunnel.http1 import OutgoingHead, RequestHead, without_hop_by_hop
 from sallyport.tunnel.limits import limit
-from sallyport.tunnel.net.http_client import ClientPool, Spawn, UpstreamConnection
+from sallyport.tunnel.net.http_client import ClientPool, Spawn
 from sallyport.tunnel.net.http_forward import (
     Answer,
     CallRecord,
@@ -135,7 +135,8 @@ class HttpEndpoint:
             # A mistake of ours: its text is for the log, which ``_finished`` writes, and not for the wire.
             data = {"executed": failure.executed, "hop": "connector"}
             return json_rpc_error(503, "the connector failed: its log says why", data=data)
-        data = {"executed": failure.executed, "hop": error.hop, "call": _failed_call(failure, error)}
+        call = _call_id(error.reference, failure.number)
+        data = {"executed": failure.executed, "hop": error.hop, "call": call}
         return json_rpc_error(503, str(error), data=data)
 
     def _translate(self, failure: ForwardFailure) -> HopFailed | None:
@@ -176,13 +177,6 @@ def _call_of(record: CallRecord, error: HopFailed | None) -> str:
     if isinstance(record.upstream, GatewayTransport):
         return _call_id(record.upstream.reference, record.upstream_number)
     return _call_id(error.reference, 1) if error is not None else ""
-
-
-def _failed_call(failure: ForwardFailure, error: HopFailed) -> str:
-    """Return the same id for a call that has no record yet."""
-    connection = failure.connection
-    carrier = connection.get_protocol() if connection is not None else None
-    return _call_id(error.reference, carrier.requests if isinstance(carrier, UpstreamConnection) else 1)
 
 
 def _call_id(reference: str, number: int) -> str:

@@ -109,6 +109,7 @@ class _MessageReader(Generic[_Head]):
         self._status = status
         self._limits = limits
         self._memo: HeadMemo[_Head] = memo
+        self._is_memo_valid = True
         self._beginning = bytearray()  # a head of which the end has not come
         self._decoder: BodyDecoder | None = None  # while a body is being read
         self._held = b""
@@ -131,18 +132,19 @@ class _MessageReader(Generic[_Head]):
 
     def _read_head(self, data: bytes) -> tuple[_Head, bytes] | None:
         """Return a head that is now complete, judged, and what is behind it; None while it is not."""
-        if not self._beginning and (known := self._memo.recall(data)) is not None:
+        memo = self._memo if self._is_memo_valid else None
+        if memo is not None and not self._beginning and (known := memo.recall(data)) is not None:
             return known[0], data[known[1] :]
         found = self._take_head(data)
         if found is None:
             return None
         raw, rest = found
         # One that came in pieces may be known as well.
-        known = self._memo.recall(raw)
-        if known is not None:
+        if memo is not None and (known := memo.recall(raw)) is not None:
             return known[0], rest
         head = self._judge(raw)
-        self._memo.keep(raw, head)
+        if memo is not None:
+            memo.keep(raw, head)
         return head, rest
 
     def _judge(self, raw: bytes) -> _Head:
@@ -285,6 +287,8 @@ class ResponseReader(_MessageReader[ResponseHead]):
             raise AssertionError("an answer is expected on an idle connection only")
         self.has_ended = False
         self._method = method
+        # What follows a head depends on the method then, which the memo knows nothing of.
+        self._is_memo_valid = method != b"HEAD"
         self._interim = 0
 
     def receive(self, data: bytes) -> list[ResponseEvent]:
@@ -311,13 +315,6 @@ class ResponseReader(_MessageReader[ResponseHead]):
             if self._interim > _MAX_INTERIM:
                 raise HttpRefused(502, "too many interim answers")
         return events
-
-    def _read_head(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
-        if self._method != b"HEAD":
-            return super()._read_head(data)
-        # What follows a head depends on the method here, so that the memo has nothing to say.
-        found = self._take_head(data)
-        return None if found is None else (self._judge(found[0]), found[1])
 
     def _judge(self, raw: bytes) -> ResponseHead:
         return parse_response_head(raw, self._method, self._limits)

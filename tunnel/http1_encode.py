@@ -83,6 +83,8 @@ class OutgoingHead(NamedTuple):
 
     def framed(self, body: Body) -> bytes:
         """Return the whole head, for a body with that framing."""
+        if body.kind is BodyKind.LENGTH:
+            return self.beginning + b"Content-Length: %d\r\n\r\n" % body.length
         return self.beginning + _framing(body) + b"\r\n"
 
 
@@ -125,6 +127,8 @@ def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
     passing = model.passing
     if passing is None:
         passing = model.passing = _response_beginning(model, without_hop_by_hop(model.headers))
+    if keep_alive and body.kind is BodyKind.LENGTH:
+        return passing + b"Content-Length: %d\r\n\r\n" % body.length
     return passing + _response_end(head, body, keep_alive)
 
 

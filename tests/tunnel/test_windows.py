@@ -119,14 +119,14 @@ def test_idle_time_does_not_count() -> None:
     assert subject.size == 4 * INITIAL_WINDOW
 
 
-def test_lending_stops_at_half() -> None:
-    """Growth is lent as far as half of the budget goes, then windows keep their size."""
-    budget = MemoryBudget(8 * INITIAL_WINDOW)
+def test_lending_stops_at_a_quarter() -> None:
+    """Growth is lent as far as a quarter of the budget goes, then windows keep their size."""
+    budget = MemoryBudget(16 * INITIAL_WINDOW)
     first, second = window(budget, 1), window(budget, 2)
     fill_and_drain(first, 0.0, RTT)
     fill_and_drain(second, 0.0, RTT)
     assert (first.size, second.size) == (4 * INITIAL_WINDOW, 2 * INITIAL_WINDOW)
-    assert budget.used == budget.total // 2
+    assert budget.used == budget.total // 4
     fill_and_drain(first, 1.0, RTT)
     assert first.size == 4 * INITIAL_WINDOW
 

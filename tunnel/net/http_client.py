@@ -109,7 +109,8 @@ class ClientPool:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():
-                connection.lend_to(requester)
+                connection.requester = requester
+                requester.connected(connection)
                 return None
             connection.abort()
         connection = UpstreamConnection(self, requester)
@@ -166,7 +167,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     Attributes:
         transport: What carries it, from ``Requester.connected`` on.
-        deadline: The requester's, while he has the connection; then that of being idle.
+        requester: Who has it; None while it is idle.
+        deadline: The requester's, from his first byte on; then that of being idle.
         requests: How many requests it has carried, the current one included.
     """
 
@@ -174,7 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: ClientPool, requester: Requester) -> None:
         self._pool = pool
-        self._requester: Requester | None = requester
+        self.requester: Requester | None = requester
         self._reader = ResponseReader(pool.limits, pool.heads)
         self._lost = False
         self._is_made = False
@@ -209,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         Args:
             clean: The request was wholly sent and the answer allows another; else it is closed.
         """
-        self._requester = None
+        self.requester = None
         if not clean or self._lost or self._reader.held or self.transport.is_closing():
             self.abort()
             return
@@ -222,7 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection at once: the next hop sees that nobody waits for its answer."""
-        self._requester = None
+        self.requester = None
         self.deadline.cancel()
         if self._is_made:
             self.transport.abort()
@@ -233,12 +235,6 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether nothing has happened to it while it was idle."""
         return not (self._lost or self.transport.is_closing() or self._has_unread())
 
-    def lend_to(self, requester: Requester) -> None:
-        """Serve this requester from now on."""
-        self._requester = requester
-        self.deadline.clear()
-        requester.connected(self)
-
     def close(self) -> None:
         """Close an idle connection in order."""
         self.deadline.cancel()
@@ -246,7 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def dial_failed(self, error: Exception) -> None:
         """Take note that there will be no connection, unless that is known already."""
-        requester, self._requester = self._requester, None
+        requester, self.requester = self.requester, None
         if requester is not None and not self._is_made:
             requester.dial_failed(error)
 
@@ -256,14 +252,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._is_made = True
         self._has_unread = unread_probe(transport)
-        if self._requester is None:
+        if self.requester is None:
             # He left while the last packet of the handshake was on its way.
             self.transport.abort()
             return
-        self._requester.connected(self)
+        self.requester.connected(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._requester is None:
+        if self.requester is None:
             self._drop_idle()
             return
         try:
@@ -272,10 +268,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(error)
             return
         if events:
-            self._requester.answer_received(events)
+            self.requester.answer_received(events)
 
     def eof_received(self) -> bool:
-        if self._requester is None:
+        if self.requester is None:
             self._drop_idle()
             return False
         self._end(None)
@@ -283,11 +279,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        if self._requester is not None:
+        if self.requester is not None:
             unread = read_unread(self.transport if self._is_made else None)
             if unread:
                 self.data_received(unread)
-        if self._requester is None:
+        if self.requester is None:
             self._pool.forget(self)
         elif not self._is_made:
             self.dial_failed(exc or ConnectionAbortedError("the connection ended before it was made"))
@@ -296,12 +292,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline.cancel()
 
     def pause_writing(self) -> None:
-        if self._requester is not None:
-            self._requester.pause_request()
+        if self.requester is not None:
+            self.requester.pause_request()
 
     def resume_writing(self) -> None:
-        if self._requester is not None:
-            self._requester.resume_request()
+        if self.requester is not None:
+            self.requester.resume_request()
 
     # Inside
 
@@ -314,13 +310,13 @@ class UpstreamConnection(asyncio.Protocol):
                 closed = ConnectionAbortedError("the connection was closed without an answer")
                 error = truncated if self._reader.is_in_body else closed
             else:
-                if self._requester is not None:
-                    self._requester.answer_received(events)
+                if self.requester is not None:
+                    self.requester.answer_received(events)
                 return
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        requester, self._requester = self._requester, None
+        requester, self.requester = self.requester, None
         if requester is not None:
             requester.connection_failed(error)
         self.abort()
@@ -331,8 +327,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort()
 
     def _expired(self) -> None:
-        if self._requester is None:
+        if self.requester is None:
             self._pool.forget(self)
             self.close()
         else:
-            self._requester.timed_out()
+            self.requester.timed_out()

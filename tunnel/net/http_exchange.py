@@ -149,8 +149,15 @@ class Exchange:
             if self._held > _HELD_WHILE_DIALLING and not self._request_complete:
                 self.pause_request()
             return
-        data = self._take_request()
-        if not data or self._is_over:
+        if self._is_over:
+            return
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._last_chunk:
+            body = self._as_chunk(body)
+        data = self._head + body if self._head else body
+        if not data:
             return
         if self._head:
             self._head = b""
@@ -193,7 +200,8 @@ class Exchange:
         if self._answer_paused:
             connection.pause_answer()
         self._held = 0
-        self.resume_request()
+        if self.is_request_paused:
+            self.resume_request()
         # An idle connection is there at once; then the head waits for what came with it, for one write.
         if not self._is_starting:
             self.flush()
@@ -268,15 +276,12 @@ class Exchange:
 
     # Inside
 
-    def _take_request(self) -> bytes:
-        """Return what is to be sent now: head, body, last chunk, or whichever of them there is."""
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        if body and self._request.body is CHUNKED:
-            body = chunk(body)
-        if self._request_complete and self._last_chunk:
-            body, self._last_chunk = body + self._last_chunk, b""
-        return self._head + body if self._head else body
+    def _as_chunk(self, body: bytes) -> bytes:
+        """Return a piece of a chunked request as a chunk, and the last one behind it once it is complete."""
+        framed = chunk(body) if body else b""
+        if self._request_complete:
+            framed, self._last_chunk = framed + self._last_chunk, b""
+        return framed
 
     def _answer_head(self, head: ResponseHead) -> bytes:
         """Return the head for the caller, framed for him; nothing for an interim one that he may not see."""
@@ -306,7 +311,9 @@ class Exchange:
             return
         self._is_over = True
         connection = None if self._connection is None else self._connection.transport
-        self._caller.answer_failed(ForwardFailure(stage, error, executed, connection), begun=self.has_begun)
+        number = max(1, self._record.upstream_number)
+        failure = ForwardFailure(stage, error, executed, connection, number)
+        self._caller.answer_failed(failure, begun=self.has_begun)
 
     def _executed(self, error: Exception) -> Executed:
         """

@@ -75,12 +75,14 @@ class ForwardFailure:
             which is a ``TunnelError`` or an ``OSError``.
         executed: Whether the next hop may have acted on it.
         connection: The transport that carried it; None in stage ``dial``.
+        number: Of the request on that connection, from 1.
     """
 
     stage: Stage
     error: Exception
     executed: Executed
     connection: "asyncio.Transport | None" = None
+    number: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ from sallyport.tunnel.http1 import (
     BodyKind,
     EndOfMessage,
     HeadLimits,
-    RequestEvent,
     RequestHead,
     RequestReader,
     ResponseHead,
@@ -207,7 +206,12 @@ class HttpServer(asyncio.Protocol):
             events = self._reader.receive(data) if data else []
             while True:
                 for event in events:
-                    self._take(event)
+                    if isinstance(event, bytes):
+                        self._take_body(event)
+                    elif isinstance(event, EndOfMessage):
+                        self._take_end()
+                    else:
+                        self._begin(event)
                     if self._phase is _Phase.LEAVING:
                         return
                 if not self._reader.has_ended or self._phase is not _Phase.IDLE or self._writing_paused:
@@ -222,26 +226,28 @@ class HttpServer(asyncio.Protocol):
             self._exchange.flush()
         self._wait_for_more()
 
-    def _take(self, event: RequestEvent) -> None:
-        if isinstance(event, bytes):
-            if self._record is not None:
-                self._record.request_bytes += len(event)
-                self._check_size(self._record.request_bytes)
-            if self._exchange is not None:
-                self._exchange.receive_body(event)
-        elif isinstance(event, EndOfMessage):
-            if self._exchange is not None:
-                self._exchange.receive_end()
-            elif self._phase is _Phase.DISCARDING:
-                self._turn_to_next()
-        else:
-            self._begin(event)
+    def _take_body(self, data: bytes) -> None:
+        record = self._record
+        if record is not None:
+            record.request_bytes = size = record.request_bytes + len(data)
+            if size > self._body_limit:
+                # It may have been declared no length: a chunked body grows until it is too long.
+                raise self._too_large()
+        if self._exchange is not None:
+            self._exchange.receive_body(data)
+
+    def _take_end(self) -> None:
+        if self._exchange is not None:
+            self._exchange.receive_end()
+        elif self._phase is _Phase.DISCARDING:
+            self._turn_to_next()
 
     def _begin(self, head: RequestHead) -> None:
         """Have a request decided upon, and do what was decided."""
         self._request = head
         record = self._open_record(head)
-        self._check_size(head.body.length)
+        if head.body.length > self._body_limit:
+            raise self._too_large()
         try:
             decision = self._decide(head)
             if isinstance(decision, Forward):
@@ -259,20 +265,18 @@ class HttpServer(asyncio.Protocol):
             if decision.status >= 400 and record.outcome == "answered":
                 record.outcome = "refused"
             self._answer(decision)
-        elif self._exchange is not None:
-            self._start(self._exchange, head)
-
-    def _check_size(self, size: int) -> None:
-        """Refuse a body that is declared too long, or has grown too long: a chunked one tells no length."""
-        if size > self._body_limit:
-            raise HttpRefused(413, f"body larger than {self._body_limit} bytes")
-
-    def _start(self, exchange: Exchange, head: RequestHead) -> None:
+            return
+        exchange = self._exchange
+        if exchange is None:
+            raise AssertionError("a request is answered or sent on")
         if head.expect_continue:
             self.write(CONTINUE)
         if self._writing_paused:
             exchange.pause_answer()
         exchange.start()
+
+    def _too_large(self) -> HttpRefused:
+        return HttpRefused(413, f"body larger than {self._body_limit} bytes")
 
     def _turn_to_next(self) -> None:
         self._request = None
@@ -284,15 +288,17 @@ class HttpServer(asyncio.Protocol):
 
     def _wait_for_more(self) -> None:
         """Set the timer that fits what is missing, and read on unless enough is held."""
-        if self._phase in (_Phase.BUSY, _Phase.DISCARDING):
-            if self._reader.has_ended:
+        phase, reader = self._phase, self._reader
+        if phase is _Phase.BUSY or phase is _Phase.DISCARDING:
+            if reader.has_ended:
                 self._deadline.clear()
             else:
                 self._deadline.set(_BODY_IDLE)
-        elif self._phase is _Phase.IDLE and self._reader.is_in_head:
+        elif phase is _Phase.IDLE and reader.is_in_head:
             self._phase = _Phase.HEAD
             self._deadline.set(self._head_timeout)
-        self.update_reading()
+        if reader.held or self._exchange is not None or not self._is_reading:
+            self.update_reading()
 
     # Answers
 
@@ -313,7 +319,7 @@ class HttpServer(asyncio.Protocol):
         record.status = answer.status
         record.response_bytes = len(body)
         self.write(encode_response(head) + body)
-        self._settle(keep_alive=keep_alive)
+        self.answer_complete(keep_alive=keep_alive)
 
     def _may_go_on(self, request: RequestHead) -> bool:
         """Whether what is left of the request is better read than the connection lost."""
@@ -323,7 +329,7 @@ class HttpServer(asyncio.Protocol):
         # Whoever waits for 100 and is answered otherwise may or may not send his body: nobody can tell.
         return is_short and not request.expect_continue
 
-    def _settle(self, *, keep_alive: bool) -> None:
+    def answer_complete(self, *, keep_alive: bool) -> None:
         """
         Go on behind a whole answer: to the next request, the rest of this one, or the end.
 
@@ -374,7 +380,9 @@ class HttpServer(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the caller."""
-        self._connection.write(data)
+        if self._transport is None:
+            raise AssertionError("nothing is sent before the connection is made")
+        self._transport.write(data)
 
     def update_reading(self) -> None:
         """
@@ -392,10 +400,6 @@ class HttpServer(asyncio.Protocol):
         elif not self._is_taking:
             self._is_reading = True
             self._connection.resume_reading()
-
-    def answer_complete(self, *, keep_alive: bool) -> None:
-        """Go on to the next request, or close."""
-        self._settle(keep_alive=keep_alive)
 
     def answer_failed(self, failure: ForwardFailure, *, begun: bool) -> None:
         """Explain the failure, or cut the answer off where it has begun."""
