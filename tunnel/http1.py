@@ -130,6 +130,31 @@ class _MessageReader(Generic[_Head]):
         """Whether the head is complete and the body is not."""
         return self._decoder is not None
 
+    def whole(self, data: bytes) -> tuple[_Head, bytes] | None:
+        """
+        Take data that is one whole message with a known head, as most are that are not streams.
+
+        It says what ``receive`` would say in three events, for a fraction of the cost.
+
+        Returns:
+            Head and body; None for anything else, and then nothing is taken: feed it to ``receive``.
+        """
+        if self.has_ended or self._decoder is not None or self._beginning or not self._is_memo_valid:
+            return None
+        known = self._memo.recall(data)
+        if known is None:
+            return None
+        head, start = known
+        kind, length = head.body
+        if len(data) != start + length or not (kind is BodyKind.LENGTH or self._ends_with_head(head)):
+            return None
+        self.has_ended = True
+        return head, data[start:]
+
+    def _ends_with_head(self, head: _Head) -> bool:
+        """Whether the head that has no counted body is the whole message."""
+        raise NotImplementedError
+
     def _read_head(self, data: bytes) -> tuple[_Head, bytes] | None:
         """Return a head that is now complete, judged, and what is behind it; None while it is not."""
         memo = self._memo if self._is_memo_valid else None
@@ -236,6 +261,9 @@ class RequestReader(_MessageReader[RequestHead]):
     def _judge(self, raw: bytes) -> RequestHead:
         return parse_request_head(raw, self._limits)
 
+    def _ends_with_head(self, head: RequestHead) -> bool:
+        return head.body.kind is BodyKind.NONE
+
     def start_next(self) -> list[RequestEvent]:
         """
         Turn to the next request, and return what the held bytes complete of it.
@@ -318,6 +346,9 @@ class ResponseReader(_MessageReader[ResponseHead]):
 
     def _judge(self, raw: bytes) -> ResponseHead:
         return parse_response_head(raw, self._method, self._limits)
+
+    def _ends_with_head(self, head: ResponseHead) -> bool:
+        return head.body.kind is BodyKind.NONE and head.status >= 200  # behind an interim one another follows
 
     def receive_eof(self) -> list[ResponseEvent]:
         """

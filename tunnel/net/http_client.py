@@ -51,6 +51,9 @@ class Requester(Protocol):
     def answer_received(self, events: Sequence[ResponseEvent]) -> None:
         """Part of the answer has come."""
 
+    def whole_answer(self, head: ResponseHead, body: bytes) -> None:
+        """All of the answer has come at once."""
+
     def connection_failed(self, error: Exception) -> None:
         """The connection ended, or spoke nonsense, before the answer was complete."""
 
@@ -261,6 +264,10 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.requester is None:
             self._drop_idle()
+            return
+        message = self._reader.whole(data)
+        if message is not None:
+            self.requester.whole_answer(*message)
             return
         try:
             events = self._reader.receive(data)

@@ -72,6 +72,7 @@ class Exchange:
         request: Its head as received.
         forward: What to send, and where.
         record: Where to count.
+        body: The whole body where it came together with the head; else it is received.
 
     Attributes:
         is_request_paused: The next hop, or what may be held for it, takes no more of the request for now.
@@ -100,7 +101,14 @@ class Exchange:
         "is_request_paused",
     )
 
-    def __init__(self, caller: Caller, request: RequestHead, forward: Forward, record: CallRecord) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        request: RequestHead,
+        forward: Forward,
+        record: CallRecord,
+        body: bytes | None = None,
+    ) -> None:
         self._caller = caller
         self._request = request
         self._forward = forward
@@ -111,9 +119,9 @@ class Exchange:
         self._is_over = False
         # Going up
         self._head = forward.head.framed(request.body)  # empty once it was sent
-        self._pieces: list[bytes] = []  # of the body, not yet sent
+        self._pieces: list[bytes] = [body] if body else []  # of the body, not yet sent
         self._held = 0  # their bytes, while dialling
-        self._request_complete = False
+        self._request_complete = body is not None
         self._last_chunk = LAST_CHUNK if request.body is CHUNKED else b""  # empty once it was sent
         self.is_request_paused = False
         # Coming down
@@ -235,6 +243,13 @@ class Exchange:
             self._complete(self._connection)
         else:
             self._connection.deadline.set(self._patience())
+
+    def whole_answer(self, head: ResponseHead, body: bytes) -> None:
+        """Pass on an answer that has come at once, as one write."""
+        self._record.response_bytes = len(body)
+        self._caller.write(self._answer_head(head) + body)
+        if not self._is_over and self._connection is not None:  # else the caller was lost in the write
+            self._complete(self._connection)
 
     def connection_failed(self, error: Exception) -> None:
         """Report how far the request, and its answer, had come."""

@@ -166,6 +166,12 @@ class HttpServer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._departure is not None:
             self._departure.data_received(data)
+        elif (
+            self._phase is _Phase.IDLE
+            and not self._writing_paused
+            and (message := self._reader.whole(data)) is not None
+        ):
+            self._take_whole(*message)
         else:
             self._read(data)
 
@@ -226,6 +232,22 @@ class HttpServer(asyncio.Protocol):
             self._exchange.flush()
         self._wait_for_more()
 
+    def _take_whole(self, head: RequestHead, body: bytes) -> None:
+        """Take a request that has come at once."""
+        self._is_taking = True
+        try:
+            self._begin(head, body)
+        except HttpRefused as refusal:
+            self._refuse(refusal)
+            return
+        finally:
+            self._is_taking = False
+        if self._exchange is None:
+            self._read()  # It is answered: on to the next.
+            return
+        self._exchange.flush()
+        self._wait_for_more()
+
     def _take_body(self, data: bytes) -> None:
         record = self._record
         if record is not None:
@@ -242,17 +264,18 @@ class HttpServer(asyncio.Protocol):
         elif self._phase is _Phase.DISCARDING:
             self._turn_to_next()
 
-    def _begin(self, head: RequestHead) -> None:
-        """Have a request decided upon, and do what was decided."""
+    def _begin(self, head: RequestHead, body: bytes | None = None) -> None:
+        """Have a request decided upon, and do what was decided; ``body`` where the whole of it is there."""
         self._request = head
         record = self._open_record(head)
+        record.request_bytes = len(body) if body else 0
         if head.body.length > self._body_limit:
             raise self._too_large()
         try:
             decision = self._decide(head)
             if isinstance(decision, Forward):
                 self._forward = decision
-                self._exchange = Exchange(self, head, decision, record)
+                self._exchange = Exchange(self, head, decision, record, body)
         except HttpRefused:
             raise
         except Exception:
@@ -297,7 +320,7 @@ class HttpServer(asyncio.Protocol):
         elif phase is _Phase.IDLE and reader.is_in_head:
             self._phase = _Phase.HEAD
             self._deadline.set(self._head_timeout)
-        if reader.held or self._exchange is not None or not self._is_reading:
+        if reader.held or not self._is_reading or self._is_upload_paused:
             self.update_reading()
 
     # Answers
