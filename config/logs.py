@@ -6,9 +6,10 @@ One line an event, on standard error: text for people on a terminal, otherwise J
 takes the same way, so that a log has one format.
 
 Every call is a line, so a line has to be cheap. JSON is made in one step instead of structlog's usual five
-(``_JsonLine``), and a process with an event loop writes the lines of ``JOINED_SECONDS`` with one system call
-(``join_lines``). A warning is written at once, with all that stands before it; what ends a process without
-asking it, SIGKILL or the kernel, takes the lines of that moment with it.
+(``_JsonLine``), the line of a call goes straight to that step (``write_call``), and a process with an event
+loop writes the lines of ``JOINED_SECONDS`` with one system call (``join_lines``). A warning is written at
+once, with all that stands before it; what ends a process without asking it, SIGKILL or the kernel, takes the
+lines of that moment with it.
 
 Nothing here hides anything: no secret, key, payload, header value or query string may be given to a logger
 in the first place.
@@ -21,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
@@ -36,7 +37,7 @@ else:
     _HAS_ORJSON = True
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor, WrappedLogger
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 JOINED_SECONDS = 0.02
@@ -58,9 +59,11 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     _output.flush()
     _output.stream = stream
     is_text = config.format == "text" or (config.format == "auto" and is_terminal)
+    filtering = structlog.make_filtering_bound_logger(level)
+    has_short_way = not is_text and level <= logging.INFO
     structlog.configure(
         processors=_text(is_terminal=is_terminal) if is_text else [_JsonLine()],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=type("JsonLogger", (_ShortWay, filtering), {}) if has_short_way else filtering,
         logger_factory=_Writer,
         # One line a call is logged: binding a logger anew each time would cost as much as the line itself.
         cache_logger_on_first_use=True,
@@ -81,6 +84,22 @@ def join_lines(call_later: Callable[[float, Callable[[], None]], object]) -> Non
 def write_lines() -> None:
     """Write what waits, and from now on each line at once: the event loop is about to end."""
     _output.part()
+
+
+def write_call(log: "FilteringBoundLogger", facts: "Mapping[str, object]") -> None:
+    """
+    Write the line of a call: what ``log.info("call", **facts)`` does, at less than half its price.
+
+    Args:
+        log: What ``structlog.get_logger`` returned.
+        facts: The event's own fields, in the order of the line; no ``exc_info`` among them.
+    """
+    # ``log`` is a proxy that finds the logger anew for each attribute. ``bind`` asks it only for the logger.
+    logger = log.bind()
+    if isinstance(logger, _ShortWay):
+        logger.write_call(facts)
+    else:
+        logger.info("call", **facts)
 
 
 def _text(*, is_terminal: bool) -> "list[Processor]":
@@ -114,14 +133,11 @@ class _JsonLine:
     def __call__(self, logger: "WrappedLogger", method: str, event: "EventDict") -> str:
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, method, event)
-        line: dict[str, object] = {
-            "time": self._time(),
-            "level": _LEVEL_OF_METHOD.get(method, method),
-            "area": event.pop("area", logger.area),
-            "event": event.pop("event"),
-        }
-        line.update(event)
-        return _dumps(line)
+        return self.line(_LEVEL_OF_METHOD.get(method, method), logger.area, event.pop("event"), event)
+
+    def line(self, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
+        """Render a line; an ``area`` among the fields stands in the place of the logger's."""
+        return _dumps({"time": self._time(), "level": level, "area": area, "event": event, **fields})
 
     def _time(self) -> str:
         """Return the time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
@@ -129,7 +145,23 @@ class _JsonLine:
         if second != self._second:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._second = second
-        return f"{self._second_text}.{rest // 1000:06d}Z"
+        # To format six digits would take twice as long.
+        return f"{self._second_text}.{str(rest // 1000).zfill(6)}Z"
+
+
+class _ShortWay(structlog.BoundLoggerBase):
+    """What the logger of a JSON log has besides structlog's own methods."""
+
+    _processors: "list[Processor]"
+
+    def write_call(self, facts: "Mapping[str, object]") -> None:
+        """Write the line of a call, past structlog's chain where that holds nothing but our JSON."""
+        render = self._processors[0]
+        # ``structlog.testing.capture_logs`` puts its own processor into the list, and has it taken out again.
+        if isinstance(render, _JsonLine) and not self._context:
+            self._logger.info(render.line("info", self._logger.area, "call", facts))
+        else:
+            self._proxy_to_logger("info", "call", **facts)
 
 
 def _dumps(line: dict[str, object]) -> str:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import structlog
 
+from sallyport.config.logs import write_call
 from sallyport.connector.dial import Dialler, GatewayTransport
 from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRefused
 from sallyport.connector.local_request import LocalSide, without
@@ -163,7 +164,9 @@ class HttpEndpoint:
             "outcome": record.outcome,
         }
         if failure is None:
-            log.info("call", **facts, **({"rule": record.rule} if record.rule else {}))
+            if record.rule:
+                facts["rule"] = record.rule
+            write_call(log, facts)
         elif error is None:
             log.error("call", **facts, exc_info=failure.error)
         else:

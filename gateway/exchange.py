@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import structlog
 
+from sallyport.config.logs import write_call
 from sallyport.gateway.credentials import UNIDENTIFIED, Credential, Keys, identify
 from sallyport.gateway.errors import RequestRefused, UpstreamFailed
 from sallyport.gateway.policy import Policy
@@ -108,7 +109,8 @@ class Conversation:
     Args:
         premises: The gateway.
         caller: Who is on the connection, as far as the handshake has shown.
-        welcome: Called with the principal of each request that has proven one; may raise ``RequestRefused``.
+        welcome: Called with the principal of each head that proves one, before anything else is decided about
+            it, and not again for a head that repeats it; may raise ``RequestRefused``.
     """
 
     def __init__(
@@ -149,9 +151,7 @@ class Conversation:
         model = head.model or head
         plan = model.plan
         if isinstance(plan, _Plan) and plan.credential.is_still_good(self._premises.keys):
-            self._caller = plan.caller
-            if plan.credential.key is not None:
-                self._welcome(plan.caller.principal)
+            self._caller = plan.caller  # who was welcome when the plan was made, on this connection
         else:
             # Before the route: which servers there are is not for strangers.
             credential, headers = self._identify(head)
@@ -286,7 +286,7 @@ def log_call(record: CallRecord, caller: Caller, *, server: str, rule: str, fail
     if rule:
         facts["rule"] = rule
     if record.failure is None:
-        log.info("call", **facts)
+        write_call(log, facts)
         return
     facts |= {"failure": failure, "stage": record.failure.stage, "executed": record.failure.executed}
     log.warning("call", **facts)

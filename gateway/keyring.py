@@ -1,21 +1,24 @@
 """
 The keys file on disk: read anew whenever it has changed, written whole.
 
-A running gateway asks the file system about the file each time that a *key* is presented (one ``stat``;
-whoever calls with a certificate pays nothing), and reads it only when the answer is another one than before.
-So a key that was revoked is refused at the very next request, on a connection that is open as well, without a
-restart, a signal or a timer.
+A running gateway asks the file system about the file when a *key* is presented (one ``stat``; whoever calls
+with a certificate pays nothing), at most once in ``LOOK_EVERY``, and reads it only when the answer is another
+one than before. So a key that was revoked is refused a millisecond after the file was written at the latest,
+on a connection that is open as well, without a restart, a signal or a timer. No command notices: it needs
+longer than that to end.
 
 Whatever is wrong with the file, missing, broken or readable by others, no key is accepted until it is
 mended: the last good content may hold the key whose revocation was being written. What is not the file's
-own fault, such as a process without a free descriptor, is tried again with the next key. The callers with
+own fault, such as a process without a free descriptor, is tried again at the next look. The callers with
 certificates are not concerned.
 """
 
 import secrets
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -33,8 +36,15 @@ from sallyport.certs.storage import (
 )
 from sallyport.gateway.errors import KeysMissing, KeysUnusable
 from sallyport.gateway.keys import KeysMalformed, KeyTable, StoredKey, encode_keys, key_name, parse_keys
+from sallyport.tunnel.limits import limit
 
 log = structlog.get_logger("sallyport.gateway.keys")
+
+LOOK_EVERY: Final = limit(
+    0.001, "seconds",
+    "for which a look at the keys file holds, and so a revoked key at the longest: less than any command "
+    "needs that revokes one, and many calls",
+)  # fmt: skip
 
 
 class Keyring:
@@ -43,17 +53,20 @@ class Keyring:
 
     Args:
         path: The keys file.
+        clock: Seconds, from any beginning; it never goes back.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        self._clock = clock
+        self._looked = 0.0  # when, on the clock
         self._stamp: Stamp | None = None
         self._found: KeyTable | KeysUnusable | None = None
         self._told = ""
 
     def find(self, presented: ApiKey) -> StoredKey | None:
         """
-        Return what is kept of a key, as the file stands now; None for a key that is not in it.
+        Return what is kept of a key, as ``table`` has it; None for a key that is not in it.
 
         Raises:
             KeysUnusable: The file cannot be used, and why.
@@ -62,23 +75,22 @@ class Keyring:
 
     def table(self) -> KeyTable:
         """
-        Return the keys as the file stands now.
+        Return the keys as the file stands now, or stood ``LOOK_EVERY`` ago at most.
+
+        Returns:
+            One object while nothing changes.
 
         Raises:
             KeysUnusable: As ``find``.
         """
-        # The stamp is taken before the reading: if the file is replaced in between, the next one differs.
-        version = stamp((self.path,))
-        if self._found is None or version != self._stamp:
-            self._stamp = version
-            self._told = ""
-            self._found = self._read()
-        elif isinstance(self._found, KeysUnusable) and self._found.may_pass:
-            self._found = self._read()
-        if isinstance(self._found, KeysUnusable):
+        found, now = self._found, self._clock()
+        if found is None or now - self._looked >= LOOK_EVERY:
+            self._looked = now
+            found = self._found = self._look(found)
+        if isinstance(found, KeysUnusable):
             # A new one each time: an exception that is raised twice collects both tracebacks.
-            raise KeysUnusable(self.path, self._found.reason, hint=self._found.hint)
-        return self._found
+            raise KeysUnusable(self.path, found.reason, hint=found.hint)
+        return found
 
     def require_usable(self) -> None:
         """
@@ -91,6 +103,17 @@ class Keyring:
             self.table()
         else:
             log.warning("no keys yet", path=str(self.path), hint="sallyport gateway keys add NAME")
+
+    def _look(self, found: KeyTable | KeysUnusable | None) -> KeyTable | KeysUnusable:
+        """Return what was found before, or read the file where that need no longer be so."""
+        # The stamp is taken before the reading: if the file is replaced in between, the next one differs.
+        version = stamp((self.path,))
+        if found is None or version != self._stamp:
+            self._stamp = version
+            self._told = ""
+            return self._read()
+        may_have_passed = isinstance(found, KeysUnusable) and found.may_pass
+        return self._read() if may_have_passed else found
 
     def _read(self) -> KeyTable | KeysUnusable:
         """Read the file and say so in the log: once for each change of it, or of what is wrong with it."""
@@ -167,7 +190,7 @@ def add_key(
 
 def revoke_key(path: Path, name: str) -> None:
     """
-    Forget a key: from the next request on, it opens nothing.
+    Forget a key: it opens nothing from the next request on, ``LOOK_EVERY`` after this at the latest.
 
     Raises:
         KeyNameRefused: There is no key of that name.

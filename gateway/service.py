@@ -126,30 +126,32 @@ class Gateway:
         """
         Serve a caller who has yet to say who he is.
 
-        Until he has, his connection counts among those of all strangers and has little time; from his first
-        good key on it is that key's. A refused stranger leaves, so that nobody tries keys at leisure.
+        Until he has, his connection counts among those of all strangers, and has little time and one request;
+        from his first good key on it is that key's. A refused stranger leaves: nobody tries keys at leisure.
         """
         if not self._attendance.arrive(stranger.principal):
             return self._crowd_out(stranger)
         seat = _Seat(self._attendance, stranger.principal)
-        conversation = Conversation(self._premises, stranger, welcome=seat.take_as)
 
-        def decide(head: RequestHead) -> Decision:
-            decision = conversation.decide(head)
-            if seat.principal == stranger.principal:
-                connection.last_request()
-            return decision
+        def welcome(principal: str) -> None:
+            seat.take_as(principal)
+            connection.is_last_request = False
 
+        conversation = Conversation(self._premises, stranger, welcome=welcome)
         connection = self._serve(
-            decide, conversation.finished, ended=seat.leave, first_request_timeout=_HEAD_TIMEOUT
+            conversation.decide,
+            conversation.finished,
+            ended=seat.leave,
+            first_request_timeout=_HEAD_TIMEOUT,
         )
+        connection.is_last_request = True
         return connection
 
     def _crowd_out(self, caller: Caller) -> HttpServer:
         """Say to a caller with too many connections that it has; the connection lives for one request."""
         refusal = _too_many(caller.principal, self._attendance.most)
         connection = self._refuse_all(refusal, caller, idle_timeout=_HEAD_TIMEOUT)
-        connection.last_request()
+        connection.is_last_request = True
         return connection
 
     def _refuse_all(

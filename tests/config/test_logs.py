@@ -5,12 +5,17 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
-from sallyport.config.logs import configure_logging, join_lines, write_lines
+from sallyport.config.logs import configure_logging, join_lines, write_call, write_lines
 from sallyport.config.sections import LogConfig
+
+CALL = {"call": "00.1", "caller": "cert:alice", "status": 200, "ms": 1.2, "outcome": "answered"}
+"""Some of what is said of a call."""
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +176,68 @@ def test_nothing_is_too_odd_for_a_line() -> None:
     structlog.get_logger("sallyport.gateway").info("odd", big=2**80, half="\ud800", thing=object)
     (line,) = map(json.loads, stream.getvalue().splitlines())
     assert (line["big"], line["half"], line["thing"]) == (2**80, "\ud800", "<class 'object'>")
+
+
+def ways_of(log: structlog.typing.FilteringBoundLogger) -> list[Callable[[], None]]:
+    """List the long way and the short one to the same line."""
+    return [lambda: log.info("call", **CALL), lambda: write_call(log, CALL)]
+
+
+def test_the_line_of_a_call_is_that_of_any_event() -> None:
+    """The short way leaves nothing out, and keeps the order."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="json"), stream)
+    for write in ways_of(structlog.get_logger("sallyport.gateway")):
+        write()
+    long, short = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert list(short) == list(long) == ["time", "level", "area", "event", *CALL]
+    assert short | {"time": ""} == long | {"time": ""}
+    assert len(short["time"]) == len("2026-11-21T12:00:00.000001Z")
+
+
+def test_bound_fields_are_in_the_line_of_a_call() -> None:
+    """What a logger was bound to goes before the facts, as with any event."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="json"), stream)
+    for write in ways_of(structlog.get_logger("sallyport.gateway").bind(link=3)):
+        write()
+    long, short = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert list(short.items())[1:] == list(long.items())[1:]
+    assert short["link"] == 3
+
+
+def test_the_line_of_a_call_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not JSON goes structlog's way."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="text"), stream)
+    for write in ways_of(structlog.get_logger("sallyport.gateway")):
+        write()
+    long, short = (line.split(maxsplit=1)[1] for line in stream.getvalue().splitlines())
+    assert short == long
+    assert "caller=cert:alice" in short
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_the_line_of_a_call_has_a_level(format_: Literal["json", "text"]) -> None:
+    """It is one of information, and held back by whoever wants warnings only."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(level="warning", format=format_), stream)
+    write_call(structlog.get_logger("sallyport.gateway"), CALL)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_tests_can_capture_the_line_of_a_call(is_configured: bool) -> None:
+    """``capture_logs`` works, on a logger that has written before as well; and all is as it was behind it."""
+    stream = io.StringIO()
+    log = structlog.get_logger("sallyport.gateway")
+    if is_configured:
+        configure_logging(LogConfig(format="json"), stream)
+        write_call(log, CALL)
+    with capture_logs() as lines:
+        write_call(log, CALL)
+    assert lines == [{"event": "call", "log_level": "info", **CALL}]
+    if is_configured:
+        write_call(log, CALL)
+        assert events_of(stream) == ["call", "call"]

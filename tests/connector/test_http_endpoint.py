@@ -4,12 +4,13 @@ import asyncio
 import errno
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Generator, MutableMapping
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from sallyport.certs.errors import Rule
 from sallyport.config.fields import Address
@@ -26,30 +27,27 @@ pytestmark = pytest.mark.anyio
 
 
 class Log:
-    """Keeps what the endpoint logs: the level and the fields of each line, in order."""
+    """
+    What was logged meanwhile.
 
-    def __init__(self) -> None:
-        self.lines: list[dict[str, object]] = []
+    Args:
+        captured: The events, as ``capture_logs`` adds to them.
+    """
 
-    def write(self, level: str) -> Callable[..., None]:
-        """Return a method of a logger."""
+    def __init__(self, captured: list[MutableMapping[str, Any]]) -> None:
+        self._captured = captured
 
-        def method(event: str, **facts: object) -> None:
-            self.lines.append({"level": level, "event": event, **facts})
-
-        return method
-
-    info = property(lambda self: self.write("info"))
-    warning = property(lambda self: self.write("warning"))
-    error = property(lambda self: self.write("error"))
+    @property
+    def lines(self) -> list[MutableMapping[str, Any]]:
+        """The lines of the calls, in order."""
+        return [event for event in self._captured if event["event"] == "call"]
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+def log() -> Generator[Log, None, None]:
     """Keep what the endpoint logs."""
-    kept = Log()
-    monkeypatch.setattr(http_endpoint, "log", kept)
-    return kept
+    with capture_logs() as captured:
+        yield Log(captured)
 
 
 async def error_of(answer: Reply) -> dict[str, object]:
@@ -251,7 +249,7 @@ async def test_what_the_relay_says_is_told_in_words(
     assert str(error["message"]).startswith(message)
     assert error["data"] == {"executed": "no", "hop": "relay", "call": call}
     (line,) = log.lines
-    assert (line["level"], line["call"], line["status"]) == ("warning", call, 503)
+    assert (line["log_level"], line["call"], line["status"]) == ("warning", call, 503)
     assert (line["outcome"], line["hop"], line["executed"]) == ("failed", "relay", "no")
 
 
@@ -277,7 +275,7 @@ async def test_an_attacker_gets_no_request(
         assert far.requests == []
     assert f"not a gateway of tunnel {tunnel.bundle.tunnel}: rule {Rule.CHAIN}" in str(error["message"])
     assert cast(dict[str, object], error["data"])["executed"] == "no"
-    assert log.lines[0]["level"] == "error"
+    assert log.lines[0]["log_level"] == "error"
 
 
 async def test_a_refused_caller_executed_nothing(tunnel: TestIdentity, other_tunnel: TestIdentity) -> None:

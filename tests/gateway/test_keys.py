@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from sallyport.certs.api_key import ApiKey
 from sallyport.certs.errors import FileRefused
+from sallyport.gateway import keyring
 from sallyport.gateway.errors import KeyNameRefused, KeysUnusable
-from sallyport.gateway.keyring import Keyring, add_key, load_keys, revoke_key
+from sallyport.gateway.keyring import LOOK_EVERY, Keyring, add_key, load_keys, revoke_key
 from sallyport.gateway.keys import KeysMalformed, KeyTable, StoredKey, encode_keys, parse_keys
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -169,9 +170,68 @@ def test_commands_at_once_lose_nothing(path: Path) -> None:
     assert sorted(kept.name for kept in load_keys(path).keys) == sorted(names)
 
 
+class _Clock:
+    """Time that goes on whenever it is read, so that each look is a new one; or only when it is told to."""
+
+    def __init__(self, *, step: float = 2 * LOOK_EVERY) -> None:
+        self.now = 1000.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.mark.parametrize("ask", [Keyring.find, lambda ring, _key: ring.table()])
+def test_one_look_holds_for_a_millisecond(
+    path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Keyring, ApiKey], object]
+) -> None:
+    """Many calls share one ``stat``, whichever way they ask; the first one after it looks again."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    looks: list[object] = []
+    monkeypatch.setattr(keyring, "stamp", lambda paths: looks.append(paths))
+    clock = _Clock(step=0.0)
+    ring = Keyring(path, clock=clock)
+
+    for _ in range(10):
+        ask(ring, key)
+    clock.now += LOOK_EVERY * 0.99
+    ask(ring, key)
+    assert len(looks) == 1
+
+    clock.now += LOOK_EVERY * 0.02
+    for _ in range(10):
+        ask(ring, key)
+    assert len(looks) == 2
+
+
+def test_a_revocation_is_in_force_a_millisecond_later(path: Path) -> None:
+    """And so is a fault of the file, and its mending."""
+    key = add_key(path, "ci", servers=None, now=NOW)
+    other = add_key(path, "cd", servers=None, now=NOW)
+    clock = _Clock(step=0.0)
+    ring = Keyring(path, clock=clock)
+    assert ring.find(key) is not None
+
+    revoke_key(path, "ci")
+    clock.now += LOOK_EVERY * 1.01
+    assert ring.find(key) is None
+    assert ring.find(other) is not None
+
+    path.chmod(0o640)
+    clock.now += LOOK_EVERY * 1.01
+    for _ in range(2):
+        with pytest.raises(KeysUnusable):
+            ring.find(other)
+
+    path.chmod(0o600)
+    clock.now += LOOK_EVERY * 1.01
+    assert ring.find(other) is not None
+
+
 def test_a_running_gateway_sees_every_change_at_the_next_look(path: Path) -> None:
     """A key that is made, one that is revoked, a file that is mended; and one log line each."""
-    ring = Keyring(path)
+    ring = Keyring(path, clock=_Clock())
     with capture_logs() as lines:
         key = add_key(path, "ci", servers=None, now=NOW)
         assert ring.find(key) is not None
@@ -187,7 +247,7 @@ def test_a_running_gateway_sees_every_change_at_the_next_look(path: Path) -> Non
 def test_whatever_is_wrong_with_the_file_no_key_is_good(path: Path, fault: str) -> None:
     """The last good content is not gone back to; the log says why, once."""
     key = add_key(path, "ci", servers=None, now=NOW)
-    ring = Keyring(path)
+    ring = Keyring(path, clock=_Clock())
     assert ring.find(key) is not None
     kept = path.read_bytes()
     match fault:
@@ -215,9 +275,9 @@ def test_whatever_is_wrong_with_the_file_no_key_is_good(path: Path, fault: str) 
 
 
 def test_the_file_is_read_only_when_it_has_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request costs one stat."""
+    """A look costs one stat."""
     key = add_key(path, "ci", servers=None, now=NOW)
-    ring = Keyring(path)
+    ring = Keyring(path, clock=_Clock())
     ring.find(key)
     opened: list[object] = []
     monkeypatch.setattr(os, "open", lambda *arguments, **_: opened.append(arguments))
@@ -238,7 +298,7 @@ def test_at_the_start_a_fault_is_an_error_and_no_file_is_none(path: Path) -> Non
 def test_what_passes_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Running out of descriptors at the one look after a change must not turn keys off until the next."""
     key = add_key(path, "ci", servers=None, now=NOW)
-    ring = Keyring(path)
+    ring = Keyring(path, clock=_Clock())
     opened = os.open
 
     def fail(*_: object, **__: object) -> int:
@@ -263,7 +323,7 @@ def test_a_link_is_followed_to_the_file_that_is_meant(path: Path, tmp_path: Path
     for link in links:
         link.parent.mkdir()
         link.symlink_to("../keys.json")
-    rings = [Keyring(link) for link in links]
+    rings = [Keyring(link, clock=_Clock()) for link in links]
     assert all(ring.find(key) for ring in rings)
 
     add_key(links[0], "cd", servers=None, now=NOW)

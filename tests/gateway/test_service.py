@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import cast
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from sallyport.certs.api_key import ApiKey
 from sallyport.certs.errors import CertificateRefused, Rule
 from sallyport.certs.names import Identity, Role
-from sallyport.config.gateway import ServerConfig, Timeouts
+from sallyport.config.gateway import GatewayLimits, ServerConfig, Timeouts
+from sallyport.gateway.credentials import Keys
+from sallyport.gateway.keys import KeyTable, StoredKey
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import open_servers
 from sallyport.gateway.service import Gateway
@@ -46,14 +50,20 @@ async def upstream(answering: Answering) -> AsyncGenerator[int, None]:
 
 
 @contextlib.asynccontextmanager
-async def gateway_to(port: int, timeouts: Timeouts | None = None) -> AsyncGenerator[Gateway, None]:
+async def gateway_to(
+    port: int,
+    timeouts: Timeouts | None = None,
+    *,
+    keys: Keys | None = None,
+    limits: GatewayLimits | None = None,
+) -> AsyncGenerator[Gateway, None]:
     """Make a gateway with the server tickets at a port."""
     config = ServerConfig(url=f"http://127.0.0.1:{port}/mcp", timeouts=timeouts or Timeouts())
     loop = asyncio.get_running_loop()
     async with anyio.create_task_group() as tasks:
         servers = open_servers({"tickets": config}, loop=loop, spawn=tasks.create_task)
         routes = Routes.of({"tickets": config}, label=LABEL, domains=[DOMAIN])
-        gateway = Gateway("gw1", routes, servers, loop=loop)
+        gateway = Gateway("gw1", routes, servers, loop=loop, keys=keys, limits=limits or GatewayLimits())
         yield gateway
         gateway.close()
         tasks.cancel_scope.cancel()
@@ -293,3 +303,66 @@ async def test_drain_closes_idle_connections_and_lets_calls_end() -> None:
             assert await idle.read() == b""
             may_end.set()
             assert (await reader.read()).endswith(b"\r\n\r\nhello")
+
+
+class Ring:
+    """The keys of a gateway, without a file."""
+
+    def __init__(self, *keys: ApiKey) -> None:
+        self._table = KeyTable(
+            StoredKey(f"key-{number}", key.digest, None, datetime(2026, 11, 21, tzinfo=UTC))
+            for number, key in enumerate(keys)
+        )
+
+    def table(self) -> KeyTable:
+        """Return them; they do not change."""
+        return self._table
+
+
+GOOD, OTHER, BAD = (ApiKey.of_random(bytes([number]) * 32) for number in range(3))
+
+
+async def answer_to(
+    key: ApiKey | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> tuple[int, bool]:
+    """Ask the gateway itself with a key; return the status, and whether the connection goes on."""
+    field = f"Sallyport-Key: {key.text.decode()}\r\n" if key is not None else ""
+    writer.write(f"GET /_canary HTTP/1.1\r\nHost: {LABEL}.{DOMAIN}\r\n{field}\r\n".encode())
+    head = await head_of(reader)
+    await reader.readexactly(int(head.lower().partition("content-length: ")[2].split("\r\n")[0]))
+    goes_on = "\r\nConnection: close\r\n" not in head
+    if not goes_on:
+        assert await reader.read() == b""
+    return int(head.split()[1]), goes_on
+
+
+@pytest.mark.parametrize("key", [None, BAD])
+async def test_a_stranger_has_one_request(key: ApiKey | None) -> None:
+    """Nobody tries one key after the other on a connection."""
+    async with gateway_to(9, keys=Ring(GOOD)) as gateway:
+        async with caller_of(lambda: gateway.calls_for(None, OPENING, f"{LABEL}.{DOMAIN}")) as stranger:
+            assert await answer_to(key, *stranger) == (401, False)
+
+
+async def test_who_came_with_a_good_key_may_stay() -> None:
+    """His connection goes on, whatever is asked on it after that; each request is still judged."""
+    asked = [GOOD, GOOD, BAD, None, OTHER, GOOD]
+    async with gateway_to(9, keys=Ring(GOOD, OTHER)) as gateway:
+        async with caller_of(lambda: gateway.calls_for(None, OPENING, f"{LABEL}.{DOMAIN}")) as caller:
+            answers = [await answer_to(key, *caller) for key in asked]
+    assert answers == [(status, True) for status in (200, 200, 401, 401, 200, 200)]
+
+
+async def test_who_comes_once_too_often_may_not_stay() -> None:
+    """A good key whose connections are too many is refused like a stranger's; the one that it has goes on."""
+    limits = GatewayLimits(streams_per_caller=1)
+    async with gateway_to(9, keys=Ring(GOOD), limits=limits) as gateway:
+
+        def serve() -> asyncio.Protocol:
+            return gateway.calls_for(None, OPENING, f"{LABEL}.{DOMAIN}")
+
+        async with caller_of(serve) as first:
+            assert await answer_to(GOOD, *first) == (200, True)
+            async with caller_of(serve) as second:
+                assert await answer_to(GOOD, *second) == (503, False)
+            assert await answer_to(GOOD, *first) == (200, True)

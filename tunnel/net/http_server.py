@@ -97,6 +97,10 @@ class HttpServer(asyncio.Protocol):
         limits: How large a head may be.
         body_limit: Bytes of a request's body, beyond which it is answered 413; None for no limit.
         ended: Called once, when the connection is gone.
+
+    Attributes:
+        is_last_request: Whether to close once the next request is answered; for its owner to set, while he
+            decides about it at the latest.
     """
 
     def __init__(
@@ -127,7 +131,7 @@ class HttpServer(asyncio.Protocol):
         self._phase = _Phase.IDLE
         self._number = 0
         self._is_draining = False
-        self._is_last = False
+        self.is_last_request = False
         # The request being answered
         self._request: RequestHead | None = None
         self._record: CallRecord | None = None
@@ -143,10 +147,6 @@ class HttpServer(asyncio.Protocol):
         self._is_draining = True
         if self._phase in (_Phase.IDLE, _Phase.HEAD) and self._transport is not None:
             self._leave().close()
-
-    def last_request(self) -> None:
-        """Close once the next request, or the running one, is answered."""
-        self._is_last = True
 
     def abort(self) -> None:
         """Drop the connection at once, and the running request with it."""
@@ -283,7 +283,7 @@ class HttpServer(asyncio.Protocol):
             log.exception("the decision about a request failed")
             record.outcome = "failed"
             decision = json_rpc_error(500, "internal error", data={"executed": "no"})
-        self._is_draining |= self._is_last  # whoever decides may have said that this is the last one
+        self._is_draining |= self.is_last_request
         if isinstance(decision, Answer):
             if decision.status >= 400 and record.outcome == "answered":
                 record.outcome = "refused"
