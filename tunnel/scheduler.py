@@ -133,8 +133,8 @@ class Scheduler:
     def send_data(self, lane: SendLane, data: bytes) -> None:
         """Queue data behind what the stream has queued."""
         lane.chunks.append(data)
-        lane.unsent += len(data)
-        if lane.unsent > HIGH_WATER:
+        lane.unsent = unsent = lane.unsent + len(data)
+        if unsent > HIGH_WATER:
             lane.is_full = True
         if lane.credit:
             self._turns[lane.stream] = lane
@@ -170,7 +170,6 @@ class Scheduler:
 
     # Sending
 
-    @property
     def has_output(self) -> bool:
         """Whether ``next_message`` has something."""
         return bool(self._turns or self._control or self._windows or self._pongs)
