@@ -98,7 +98,7 @@ class _PicowsCodec:
             raise LinkLost(f"the WebSocket broke: {sent.reason if sent else 'by an unnamed frame'}")
 
     def send(self, message: bytes) -> None:
-        self._transport.send(WSMsgType.BINARY, message)
+        self._transport.send(_BINARY, message)
 
     def close(self) -> None:
         self._listener.is_closed = True

@@ -351,9 +351,10 @@ class Link:
         carrier = self._carrier
         if carrier is None or self._lost or self._closing:
             return
-        while carrier.is_writable and (message := self._mux.message_to_send()) is not None:
+        mux = self._mux
+        while mux.has_output() and carrier.is_writable and (message := mux.message_to_send()) is not None:
             carrier.send(message)
-        for event in self._mux.drained():
+        for event in mux.drained():
             self._handle(event)
 
     # Time
