@@ -128,9 +128,9 @@ class GoAwayReason(IntEnum):
         return cls.INTERNAL
 
 
-# Shape of each type, indexed by its number: whether it belongs to a stream, least and most bytes of payload.
-_LINK, _STREAM = False, True
-_SHAPES: Final[dict[int, tuple[bool, int, int]]] = {
+# Shape of each type: the least and the most that its stream's number may be, and its payload's length.
+_LINK, _STREAM = (0, 0), (1, STREAM_ID_MAX)
+_SHAPES: Final[dict[int, tuple[tuple[int, int], int, int]]] = {
     FrameType.HELLO: (_LINK, 2, HELLO_MAX),
     FrameType.HELLO_ACK: (_LINK, 2, HELLO_MAX),
     FrameType.REFUSED: (_LINK, 2, HELLO_MAX),
@@ -144,6 +144,14 @@ _SHAPES: Final[dict[int, tuple[bool, int, int]]] = {
     FrameType.GO_AWAY: (_LINK, 6, 6 + TEXT_MAX),
     FrameType.CONTROL: (_LINK, 2, CONTROL_MAX),
     FrameType.RETURN: (_STREAM, 4, 4),
+}
+
+# The same by a header's first word as it must be, with neither flags nor reserved bits: so one look, which is
+# made for every frame, tells that and all that there is to check. A plain number for the type, because an
+# enum's member costs more wherever it goes.
+_FIRST_WORD: Final = Struct("!III")
+_SHAPES_BY_WORD: Final = {
+    kind << 24: (int(kind), *streams, least, most) for kind, (streams, least, most) in _SHAPES.items()
 }
 
 # Receiving
@@ -165,29 +173,30 @@ def split_message(message: memoryview) -> Iterator[tuple[int, StreamId, memoryvi
     size = len(message)
     if not 0 < size <= MESSAGE_MAX:
         raise violation(f"a message of {size} bytes; 1 to {MESSAGE_MAX} are allowed")
-    unpack, shape_of = HEADER.unpack_from, _SHAPES.get
+    unpack, shape_of = _FIRST_WORD.unpack_from, _SHAPES_BY_WORD.get
     start = 0
     while start < size:
         if size - start < HEADER_SIZE:
             raise violation(f"{size - start} stray bytes after the last frame of a message")
-        kind, flags, reserved, stream, length = unpack(message, start)
+        word, stream, length = unpack(message, start)
         start += HEADER_SIZE
         end = start + length
-        shape = shape_of(kind)
-        if flags or reserved or end > size or shape is None:
-            _check_header(kind, flags, reserved, length, size - start)
+        shape = shape_of(word)
+        if shape is None or end > size:
+            _check_unusual(word, length, size - start)
         else:
-            in_stream, least, most = shape
+            kind, lowest, highest, least, most = shape
             if not least <= length <= most:
                 raise violation(f"{FrameType(kind).name} with {length} bytes; {least} to {most} are allowed")
-            if not (0 < stream <= STREAM_ID_MAX if in_stream else stream == 0):
+            if not lowest <= stream <= highest:
                 raise violation(f"{FrameType(kind).name} on stream {stream}")
             yield kind, stream, message[start:end]
         start = end
 
 
-def _check_header(kind: int, flags: int, reserved: int, length: int, left: int) -> None:
-    """Refuse a header that is not the usual one, unless it is an extension's."""
+def _check_unusual(word: int, length: int, left: int) -> None:
+    """Refuse a header that is not the usual one, given its first word, unless it is an extension's."""
+    kind, flags, reserved = word >> 24, word >> 16 & 0xFF, word & 0xFFFF
     if flags or reserved:
         raise violation(f"flags {flags:#x} and reserved bits {reserved:#x} in a frame of type {kind}")
     if length > left:

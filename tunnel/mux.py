@@ -81,6 +81,8 @@ class Mux:
             side, self._scheduler, self._guard, budget=budget, most=max_streams, now=now
         )
         self._opens: Final = TokenBucket(limits.OPEN_BURST_SENT, limits.OPEN_RATE_SENT, now)
+        # Says whether ``message_to_send`` has something.
+        self.has_output: Final = self._scheduler.has_output
         # What is done for one stream. Nothing happens on one that has ended, perhaps by an event that is not
         # handled yet. These are the streams' own methods, because most are called for every frame, and a
         # method that only passes the call on would cost as much as what it calls.
@@ -191,10 +193,6 @@ class Mux:
             self._streams.refused_above(last, happened)
 
     # Sending, for the link
-
-    def has_output(self) -> bool:
-        """Say whether ``message_to_send`` has something."""
-        return self._scheduler.has_output
 
     def message_to_send(self) -> bytes | None:
         """Return the next message for the carrier, or None when nothing may go now."""

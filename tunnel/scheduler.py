@@ -71,17 +71,9 @@ class SendLane:
         self.is_full = False
         self.has_sent = False
 
-    def take(self, count: int, pieces: _Pieces) -> None:
-        """Move so many waiting bytes to a message."""
-        self.credit -= count
-        self.has_sent = True
+    def take_part(self, count: int, pieces: _Pieces) -> None:
+        """Move so many waiting bytes to a message, fewer than there are."""
         chunks = self.chunks
-        if count == self.unsent:
-            self.unsent = 0
-            pieces += chunks
-            chunks.clear()
-            return
-        self.unsent -= count
         whole = 0
         while len(chunks[whole]) <= count:
             count -= len(chunks[whole])
@@ -133,8 +125,8 @@ class Scheduler:
     def send_data(self, lane: SendLane, data: bytes) -> None:
         """Queue data behind what the stream has queued."""
         lane.chunks.append(data)
-        lane.unsent += len(data)
-        if lane.unsent > HIGH_WATER:
+        lane.unsent = unsent = lane.unsent + len(data)
+        if unsent > HIGH_WATER:
             lane.is_full = True
         if lane.credit:
             self._turns[lane.stream] = lane
@@ -170,7 +162,6 @@ class Scheduler:
 
     # Sending
 
-    @property
     def has_output(self) -> bool:
         """Whether ``next_message`` has something."""
         return bool(self._turns or self._control or self._windows or self._pongs)
@@ -220,7 +211,8 @@ class Scheduler:
             stream, lane = turns.popitem(last=False)
             # When nobody else waits a large frame delays nobody; alone in a message it may fill it.
             most = TURN - HEADER_SIZE if turns else DATA_MAX
-            size = lane.unsent if lane.unsent < lane.credit else lane.credit
+            unsent = lane.unsent
+            size = unsent if unsent < lane.credit else lane.credit
             if size > most:
                 size = most
             if pieces and size > room - HEADER_SIZE:
@@ -231,12 +223,19 @@ class Scheduler:
                     return
             if size:
                 pieces.append(pack(_DATA, 0, 0, stream, size))
-                lane.take(size, pieces)
+                if size == unsent:
+                    pieces += lane.chunks
+                    lane.chunks.clear()
+                else:
+                    lane.take_part(size, pieces)
                 room -= HEADER_SIZE + size
-                if lane.is_full and lane.unsent <= LOW_WATER:
+                lane.unsent = unsent = unsent - size
+                lane.credit -= size
+                lane.has_sent = True
+                if lane.is_full and unsent <= LOW_WATER:
                     lane.is_full = False
                     self.drained.append(stream)
-            if lane.unsent:
+            if unsent:
                 if lane.credit:
                     turns[stream] = lane
             elif lane.is_finishing:

@@ -7,6 +7,7 @@ its end may lie in an event that the caller has not handled yet.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sallyport.tunnel import limits
@@ -40,6 +41,8 @@ from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
 # By state, from the table. Data never moves a stream on, so that for each frame of it one look is enough.
 _TAKES_DATA: Final = states_unmoved_by(Input.DATA_RECEIVED)
 _SENDS_DATA: Final = states_unmoved_by(Input.DATA_SENT)
+# Makes the event of every frame of data; a named tuple's own way costs three times as much.
+_DATA_RECEIVED: Final[Callable[[tuple[StreamId, bytes]], DataReceived]] = partial(tuple.__new__, DataReceived)
 
 
 class _Stream:
@@ -134,7 +137,7 @@ class Streams:
         if record is None or not _TAKES_DATA[record.state]:
             self._receiving(stream, Input.DATA_RECEIVED, now, happened)  # which says what is wrong with it
         elif record.window.received(len(payload), now):
-            happened.append(DataReceived(stream, bytes(payload)))
+            happened.append(_DATA_RECEIVED((stream, payload.tobytes())))
         else:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 

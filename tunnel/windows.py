@@ -138,9 +138,10 @@ class ReceiveWindow:
 
     def received(self, count: int, now: float) -> bool:
         """Take note of bytes that came; False when they are beyond the credit, and then nothing is noted."""
-        if count > self.credit:
+        credit = self.credit - count
+        if credit < 0:
             return False
-        self.credit -= count
+        self.credit = credit
         self.waiting = waiting = self.waiting + count
         if self._measured_since is None:
             self._measured_since = now
@@ -163,16 +164,19 @@ class ReceiveWindow:
         Returns:
             The credit to return to the peer now, in bytes; often 0.
         """
-        if not 0 <= count <= self.waiting:
+        waiting = self.waiting - count
+        if count < 0 or waiting < 0:
             raise ValueError(f"{count} bytes consumed of {self.waiting} that wait on stream {self.stream}")
-        self.waiting = waiting = self.waiting - count
+        self.waiting = waiting
         self._taken = taken = self._taken + count
+        size = self.size
         # Before growth is decided: the bytes taken are memory that it can be lent from.
-        lent = self.size - INITIAL_WINDOW
+        lent = size - INITIAL_WINDOW
         charge = waiting if waiting > lent else lent
-        self._budget.used += charge - self.charge
-        self.charge = charge
-        if taken * _PART < self.size:
+        if charge != self.charge:
+            self._budget.used += charge - self.charge
+            self.charge = charge
+        if taken * _PART < size:
             return 0
         grant = taken + self._growth(now, rtt)
         self._taken = 0

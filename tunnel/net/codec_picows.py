@@ -86,6 +86,7 @@ class _PicowsCodec:
 
     @property
     def is_open(self) -> bool:
+        # Behind a close frame, in order or not, nothing is sent or looked at (RFC 6455 §1.4).
         return not (self._listener.is_closed or self._transport.is_close_frame_sent)
 
     def receive(self, data: bytes) -> None:
@@ -98,17 +99,25 @@ class _PicowsCodec:
             raise LinkLost(f"the WebSocket broke: {sent.reason if sent else 'by an unnamed frame'}")
 
     def send(self, message: bytes) -> None:
-        self._transport.send(WSMsgType.BINARY, message)
+        self._transport.send(_BINARY, message)
 
     def close(self) -> None:
         self._listener.is_closed = True
         self._transport.send(WSMsgType.CLOSE, _NORMAL)
 
     def _feed(self, data: bytes) -> None:
-        protocol, listener, transport = self._protocol, self._listener, self._transport
-        rest = memoryview(data)
-        # Behind a close frame, in order or not, nothing is looked at (RFC 6455 §1.4).
-        while rest and not (listener.is_closed or transport.is_close_frame_sent):
+        protocol, size = self._protocol, len(data)
+        buffer = protocol.get_buffer(-1)
+        if size > _PIECE or size > len(buffer) or not self.is_open:
+            self._feed_by_piece(memoryview(data))
+            return
+        # The usual case by itself: small messages come by the thousand, and each would pay for the loop.
+        buffer[:size] = data
+        protocol.buffer_updated(size)
+
+    def _feed_by_piece(self, rest: memoryview) -> None:
+        protocol = self._protocol
+        while rest and self.is_open:
             buffer = protocol.get_buffer(-1)
             size = min(len(rest), len(buffer), _PIECE)
             buffer[:size] = rest[:size]

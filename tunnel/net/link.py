@@ -89,6 +89,9 @@ class Link:
         peer_hello: On the relay's side, the HELLO that was accepted.
         peer_ack: On the gateway's side, the ACK.
         closed: Done when the link is lost.
+        is_flush_due: Whether what is sent now leaves at the end of this turn of the loop anyway.
+        send_data: The mux's own: queues data of a stream and returns how many of its bytes have not left yet.
+            Ask for ``schedule_flush`` behind it.
     """
 
     def __init__(
@@ -109,11 +112,13 @@ class Link:
         self._hello = hello
         most = hello.max_streams if hello is not None else MAX_STREAMS
         self._mux = Mux(side, now=loop.time(), budget=budget, max_streams=most)
+        # For every piece that anybody writes: a method that passes it on would cost as much as the work.
+        self.send_data = self._mux.send_data
         self._carrier: Carrier | None = None
         self._streams: dict[StreamId, Stream] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._flush_due = False
+        self.is_flush_due = False
         self._ready = False
         self._lost = False
         self._closing = False
@@ -151,7 +156,7 @@ class Link:
         # The first bytes are on their way; the stream need not hold them as long as it lives.
         stream = Stream(self, stream_id, replace(opening, first=b""))
         self._connect_stream(stream, protocol)
-        self._schedule_flush()
+        self.schedule_flush()
         return stream
 
     def leave(self, reason: GoAwayReason, text: str = "") -> None:
@@ -160,7 +165,7 @@ class Link:
             return
         self.is_leaving = True
         self._mux.go_away(reason, text)
-        self._schedule_flush()
+        self.schedule_flush()
 
     async def wait_idle(self) -> None:
         """Wait until no stream is open."""
@@ -217,8 +222,8 @@ class Link:
             self._break(error)
             return
         self._handle_all(happened, now)
-        if not self._flush_due and self._mux.has_output():
-            self._schedule_flush()
+        if not self.is_flush_due and self._mux.has_output():
+            self.schedule_flush()
         self._arm_timer()
 
     def carrier_writable(self) -> None:
@@ -238,26 +243,19 @@ class Link:
 
     # What streams call
 
-    def send_data(self, stream_id: StreamId, data: bytes | bytearray | memoryview) -> int:
-        """Send data, and return how many bytes of its stream have not left yet."""
-        unsent = self._mux.send_data(stream_id, data)
-        if not self._flush_due:
-            self._schedule_flush()
-        return unsent
-
     def finish_stream(self, stream_id: StreamId) -> None:
         self._mux.finish(stream_id)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def reset_stream(self, stream_id: StreamId, code: ResetCode) -> None:
         self._mux.reset(stream_id, code)
-        self._schedule_flush()
+        self.schedule_flush()
 
     def consumed(self, stream_id: StreamId, count: int) -> None:
         """Return credit for bytes that were held before they were taken."""
         self._mux.consumed(stream_id, count, self.loop.time())
         if self._mux.has_output():
-            self._schedule_flush()
+            self.schedule_flush()
 
     def unsent(self, stream_id: StreamId) -> int:
         return self._mux.unsent(stream_id)
@@ -337,25 +335,26 @@ class Link:
 
     def _become_ready(self) -> None:
         self._ready = True
-        self._schedule_flush()
+        self.schedule_flush()
         self._handler.link_ready(self)
 
     # Sending
 
-    def _schedule_flush(self) -> None:
+    def schedule_flush(self) -> None:
         """Send at the end of this turn of the loop, so that all that is written in it leaves joined."""
-        if not self._flush_due and not self._lost:
-            self._flush_due = True
+        if not self.is_flush_due and not self._lost:
+            self.is_flush_due = True
             self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
+        self.is_flush_due = False
         carrier = self._carrier
         if carrier is None or self._lost or self._closing:
             return
-        while carrier.is_writable and (message := self._mux.message_to_send()) is not None:
+        mux = self._mux
+        while mux.has_output() and carrier.is_writable and (message := mux.message_to_send()) is not None:
             carrier.send(message)
-        for event in self._mux.drained():
+        for event in mux.drained():
             self._handle(event)
 
     # Time
@@ -390,7 +389,7 @@ class Link:
             self._break(error)
             return
         self._handle_all(happened, now)
-        self._schedule_flush()
+        self.schedule_flush()
         self._arm_timer()
 
     # The end

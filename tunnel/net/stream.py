@@ -168,7 +168,11 @@ class Stream(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or self._eof_sent or not data:
             return
-        if self._link.send_data(self.stream_id, data) > HIGH_WATER and self._writing:
+        link = self._link
+        unsent = link.send_data(self.stream_id, data)
+        if not link.is_flush_due:
+            link.schedule_flush()
+        if unsent > HIGH_WATER and self._writing:
             self._writing = False
             self._tell(self._protocol.pause_writing)
 

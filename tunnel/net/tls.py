@@ -170,7 +170,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except TlsFailed as error:
             self._fail(error)
             return
-        self._flush()
+        if self._outgoing.pending and self._lower is not None:
+            self._lower.write(self._outgoing.read())
 
     def close(self) -> None:
         if self._closing or self._lost:

@@ -12,6 +12,7 @@ rate at which nobody means harm, and never while the peer does not read the answ
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, cast
 
 from websockets.protocol import Side
@@ -61,7 +62,10 @@ class WebSocketCarrier(asyncio.Protocol):
         self._peer_closed = False
         self._error: LinkLost | None = None
         self._pings = TokenBucket(_PING_BURST, _PINGS_PER_SECOND, link.loop.time())
+        # What is done for every message is done by whoever does it; the carrier only introduces them.
         self.message_received = link.message_received
+        self.send: Callable[[bytes], None] = _cannot_write
+        self.write: Callable[[bytes], None] = _cannot_write
 
     @classmethod
     def server(cls, link: Link, *, codec: CodecName | None = None) -> "WebSocketCarrier":
@@ -80,16 +84,11 @@ class WebSocketCarrier(asyncio.Protocol):
         """
         return cls(link, Upgrade.client(host), codec)
 
-    # The carrier, as the link sees it
+    # The carrier, as the link sees it; ``send`` is the codec's own
 
     @property
     def is_writable(self) -> bool:
         return self._writable and self._codec is not None and self._codec.is_open
-
-    def send(self, message: bytes) -> None:
-        if self._codec is None:
-            raise AssertionError("a link sends while its carrier is writable")
-        self._codec.send(message)
 
     def close(self) -> None:
         if self._transport is None:
@@ -107,6 +106,7 @@ class WebSocketCarrier(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self.write = self._transport.write
         self._link.carrier_connected(self)
         if self._transport.is_closing():
             return
@@ -133,7 +133,9 @@ class WebSocketCarrier(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._codec = None  # It knows this carrier, and neither is freed at once while they know each other.
+        # They know this carrier, and none is freed at once while they know each other.
+        self._codec = None
+        self.send = self.write = _cannot_write
         if self._peer_closed:
             exc = None  # The peer has closed in order; that it did not wait for our answer is no error.
         self._link.carrier_lost(self._error or exc)
@@ -145,7 +147,7 @@ class WebSocketCarrier(asyncio.Protocol):
         self._writable = True
         self._link.carrier_writable()
 
-    # The receiver, as the codec sees it; ``message_received`` is the link's own
+    # The receiver, as the codec sees it; ``message_received`` is the link's own, ``write`` the transport's
 
     def frame_received(self, opcode: Opcode) -> None:
         if opcode is Opcode.PING:
@@ -163,10 +165,6 @@ class WebSocketCarrier(asyncio.Protocol):
         if self._upgrade.side is Side.SERVER and self._transport is not None:
             self._transport.close()
 
-    def write(self, data: bytes) -> None:
-        if data and self._transport is not None:
-            self._transport.write(data)
-
     # Inside
 
     def _receive_upgrade(self, data: bytes) -> None:
@@ -177,6 +175,7 @@ class WebSocketCarrier(asyncio.Protocol):
         if rest is None:
             return
         self._codec = self._make_codec(self._upgrade.side, self)
+        self.send = self._codec.send
         self._link.carrier_opened()
         if rest and self._codec is not None:
             self._codec.receive(rest)
@@ -186,3 +185,7 @@ class WebSocketCarrier(asyncio.Protocol):
         self._error = error
         if self._transport is not None:
             self._transport.close()
+
+
+def _cannot_write(data: bytes) -> None:
+    raise AssertionError("a link sends while its carrier is writable, and a carrier while it is connected")
