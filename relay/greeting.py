@@ -8,8 +8,11 @@ costing anything:
 * After each short peek the socket's SO_RCVLOWAT is raised to what the hello takes at least
   (``sni.least_length``), so the event loop is woken a few dozen times for a hello in the worst case, not once
   for every byte, and never for the bytes that were peeked at before.
-* A wake-up that brings nothing new is the peer's FIN: whoever says half a hello and closes will not say the
-  other half.
+* The kernel does not promise that. Short of memory for TCP, or with a buffer that is nearly full, it passes
+  SO_RCVLOWAT over and calls a socket readable as long as it holds one byte. That would spin the loop, so
+  after a wake-up for too little the socket is left alone for a pause, and for twice as long each time.
+* Whoever says half a hello and closes will not say the other half. A wake-up for too little may be the peer's
+  FIN, so that is asked for.
 
 A balancer that the operator has listed says a PROXY header first (``tunnel.proxy_v2``). The header is the one
 thing that is really read here, so that what is handed on begins with the hello whoever brought it, and the
@@ -21,20 +24,28 @@ Whoever leaves without a word of his own, with a header or without, is nobody's 
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
 from sallyport.tunnel.errors import HelloRefused, ProxyRefused
 from sallyport.tunnel.hello_records import MAX_HELLO
+from sallyport.tunnel.limits import limit
 from sallyport.tunnel.proxy_v2 import least_header, read_proxy_header
 from sallyport.tunnel.sni import ClientHello, least_length, read_client_hello
 
 log = structlog.get_logger("sallyport.relay")
+
+_FIRST_PAUSE: Final = limit(
+    0.01, "seconds",
+    "without looking at a connection after a wake-up for too little, and twice as long each further "
+    "time: a kernel short of memory for TCP wakes so without end, and gets ten looks a hello",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,18 @@ class Greeting:
         loop: the running loop.
     """
 
-    __slots__ = ("_arrived", "_ended", "_loop", "_owes_header", "_peeked", "_reception", "_timer")
+    __slots__ = (
+        "_arrived",
+        "_ended",
+        "_loop",
+        "_next_look",
+        "_owes_header",
+        "_pause",
+        "_peeked",
+        "_reception",
+        "_timer",
+        "_wanted",
+    )
 
     def __init__(
         self,
@@ -94,7 +116,10 @@ class Greeting:
         self._owes_header = is_from_balancer
         self._ended = ended
         self._loop = loop
-        self._peeked = 0
+        self._peeked = 0  # the unread bytes that were judged
+        self._wanted = 1  # the unread bytes that are worth another look
+        self._pause = _FIRST_PAUSE
+        self._next_look: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, timeout: float) -> None:
@@ -105,7 +130,7 @@ class Greeting:
             timeout: seconds for everything.
         """
         self._timer = self._loop.call_later(timeout, self.end, Situation.SLOW, "no whole ClientHello in time")
-        self._loop.add_reader(self._arrived.sock, self._look)
+        self._watch()
 
     def end(self, situation: Situation, why: str) -> None:
         """
@@ -127,23 +152,35 @@ class Greeting:
 
     # Looking
 
+    def _watch(self) -> None:
+        self._loop.add_reader(self._arrived.sock, self._look)
+
     def _look(self) -> None:
         try:
             data = self._peek()
+            if len(data) < self._wanted:
+                if not _has_fin(self._arrived.sock):
+                    self._look_later()
+                    return
+                # Behind the first peek, more may have come with the FIN.
+                data = self._peek()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.close(error.strerror or str(error))
             return
-        if len(data) <= self._peeked:
+        if len(data) > self._peeked:
+            self._read(data)
+        else:
             self.end(Situation.MALFORMED, "closed by the peer before its hello was whole")
-            return
-        self._peeked = len(data)
-        if not self._owes_header:
-            self._read_hello(data)
-        elif (rest := self._take_header(data)) is not None:
-            self._peeked = len(rest)
-            self._read_hello(rest)
+
+    def _look_later(self) -> None:
+        """
+        Leave the socket alone for a while: the kernel calls it readable, and would do so at once again.
+        """
+        self._loop.remove_reader(self._arrived.sock)
+        self._next_look = self._loop.call_later(self._pause, self._watch)
+        self._pause *= 2
 
     def _peek(self) -> bytes:
         """
@@ -159,6 +196,14 @@ class Greeting:
         if reset := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(reset, os.strerror(reset))
         return data
+
+    def _read(self, data: bytes) -> None:
+        self._peeked = len(data)
+        if not self._owes_header:
+            self._read_hello(data)
+        elif (rest := self._take_header(data)) is not None:
+            self._peeked = len(rest)
+            self._read_hello(rest)
 
     def _read_hello(self, data: bytes) -> None:
         if not data:  # a balancer's header, and nothing behind it yet
@@ -207,16 +252,27 @@ class Greeting:
 
     def _wait_for(self, count: int) -> None:
         """
-        Be woken when so many bytes are unread, or at the peer's FIN.
+        Ask to be woken when so many bytes are unread, or at the peer's FIN, and not before.
         """
+        self._wanted = count
         self._arrived.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _detach(self) -> None:
         """
         Leave the socket as if nobody had looked at it.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._next_look):
+            if timer is not None:
+                timer.cancel()
         self._loop.remove_reader(self._arrived.sock)
         self._wait_for(1)
         self._ended(self)
+
+
+def _has_fin(sock: socket.socket) -> bool:
+    """
+    Ask whether the peer will send no more, which peeking cannot tell while bytes are unread.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
