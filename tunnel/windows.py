@@ -12,8 +12,8 @@ use.
 The budget counts, for each stream, the bytes that wait for the consumer or what it was lent, whichever is
 more.
 
-* Growth is lent while at most a quarter of the budget is used, so that lending alone never makes it short: what
-  stalled streams hold beside it has a quarter of its own before anybody has to go.
+* Growth is lent while at most a quarter of the budget is used, so that lending alone never makes it short:
+  what stalled streams hold beside it has a quarter of its own before anybody has to go.
 * While all of it is used, no stream is opened.
 * A stream is *stalled* while a quarter of its window or more waits and no credit was returned. With more
   than half of the budget used, streams that have been stalled for a minute are ended, longest first; with

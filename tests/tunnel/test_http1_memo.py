@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1 import (
+    END_OF_MESSAGE,
     EndOfMessage,
     HeadMemo,
     RequestHead,
@@ -147,6 +148,35 @@ def test_answers_are_read_alike_with_and_without_memory(
             reader.expect(method)
             found.append(said(reader.receive, [raw, b"x" * 40]))
         assert found[0] == found[1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(request_streams())
+def test_a_whole_request_is_what_its_events_say(pieces: list[bytes]) -> None:
+    """``whole`` takes what ``receive`` would have said in three events, and nothing else."""
+    short, plain = RequestReader(), RequestReader()
+    for piece in pieces:
+        try:
+            expected = list(plain.receive(piece))
+            if plain.has_ended and not plain.held:
+                plain.start_next()
+        except HttpRefused as refusal:
+            with pytest.raises(HttpRefused) as refused:
+                assert short.whole(piece) is None
+                short.receive(piece)
+            assert (refused.value.status, refused.value.rule) == (refusal.status, refusal.rule)
+            return
+        message = short.whole(piece)
+        if message is None:
+            found = list(short.receive(piece))
+        else:
+            head, body = message
+            found = [head, *([body] if body else []), END_OF_MESSAGE]
+        if short.has_ended and not short.held:
+            short.start_next()
+        assert found == expected
+        if plain.has_ended:
+            return  # what is behind it is held by both
 
 
 def request(length: int, *, name: str = "a") -> bytes:
