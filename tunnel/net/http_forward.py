@@ -20,7 +20,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
 from sallyport.tunnel.errors import HttpRefused
-from sallyport.tunnel.http1 import METHODS, Headers, OutgoingHead
+from sallyport.tunnel.http1 import (
+    METHODS,
+    Body,
+    BodyKind,
+    Headers,
+    OutgoingHead,
+    RequestHead,
+    ResponseHead,
+    encode_response,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,6 +55,12 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
+
+    def encoded_head(self, *, keep_alive: bool) -> bytes:
+        """Return its head as it is sent; ``keep_alive``: another request may follow on the connection."""
+        framing = Body(BodyKind.LENGTH, len(self.body))
+        phrase = reason_phrase(self.status)
+        return encode_response(ResponseHead(self.status, phrase, self.headers, framing, keep_alive))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,14 @@ class CallRecord:
     rule: str = ""
     upstream: "asyncio.Transport | None" = field(default=None, repr=False)
     upstream_number: int = 0
+
+    @classmethod
+    def begun(cls, number: int, head: RequestHead | None, now: float) -> "CallRecord":
+        """Open the record of a request; without a head, for one that could not be read."""
+        if head is None:
+            return cls(number, "", "", now)
+        path = head.target.partition(b"?")[0]
+        return cls(number, head.method.decode("ascii"), path.decode("ascii"), now)
 
 
 def json_rpc_error(

@@ -30,14 +30,11 @@ import structlog
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1 import (
     CONTINUE,
-    Body,
     BodyKind,
     EndOfMessage,
     HeadLimits,
     RequestHead,
     RequestReader,
-    ResponseHead,
-    encode_response,
 )
 from sallyport.tunnel.http1_heads import MAX_LENGTH
 from sallyport.tunnel.limits import limit
@@ -52,7 +49,6 @@ from sallyport.tunnel.net.http_forward import (
     Forward,
     ForwardFailure,
     json_rpc_error,
-    reason_phrase,
     refusal_answer,
 )
 
@@ -331,17 +327,10 @@ class HttpServer(asyncio.Protocol):
         if record is None:
             raise AssertionError("an answer belongs to a request")
         keep_alive = request is not None and request.keep_alive and self._may_go_on(request)
-        head = ResponseHead(
-            answer.status,
-            reason_phrase(answer.status),
-            answer.headers,
-            Body(BodyKind.LENGTH, len(answer.body)),
-            keep_alive and not self._is_draining,
-        )
         body = b"" if request is not None and request.method == b"HEAD" else answer.body
         record.status = answer.status
         record.response_bytes = len(body)
-        self.write(encode_response(head) + body)
+        self.write(answer.encoded_head(keep_alive=keep_alive and not self._is_draining) + body)
         self.answer_complete(keep_alive=keep_alive)
 
     def _may_go_on(self, request: RequestHead) -> bool:
@@ -500,11 +489,7 @@ class HttpServer(asyncio.Protocol):
     def _open_record(self, head: RequestHead | None) -> CallRecord:
         self._phase = _Phase.BUSY
         self._number += 1
-        record = CallRecord(self._number, "", "", self._loop.time())
-        if head is not None:
-            record.method = head.method.decode("ascii")
-            record.path = head.target.partition(b"?")[0].decode("ascii")
-        self._record = record
+        self._record = record = CallRecord.begun(self._number, head, self._loop.time())
         return record
 
     def _close_record(self) -> None:
