@@ -38,11 +38,7 @@ def tune_link(sock: socket.socket) -> None:
 
 
 def tune_stream(sock: socket.socket) -> None:
-    """
-    Prepare a connected socket to carry calls.
-
-    Small writes leave at once, large ones as late as they can, and a peer that has vanished is noticed.
-    """
+    """Prepare a connected socket to carry calls: prompt, late to fill, aware of a peer that vanished."""
     _try(sock, "IPPROTO_TCP", "TCP_NODELAY", 1)
     _try(sock, "IPPROTO_TCP", "TCP_NOTSENT_LOWAT", _NOTSENT_LOWAT)
     # Nobody but the kernel asks whether the peer of an idle answer stream is still there. By default it asks
