@@ -31,6 +31,7 @@ class Bulk:
 
     upstream: RoughUpstream
     connector: Connector
+    gateway: ChildProcess
     processes: tuple[ChildProcess, ...]
 
     def resident_bytes(self) -> dict[str, int]:
@@ -55,7 +56,7 @@ def bulk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         tunnel = product.make_tunnel("acme", {"tickets": upstream.url})
         gateway = tunnel.start_gateway()
         connector = tunnel.start_connector()
-        yield Bulk(upstream, connector, (relay, gateway, connector.process))
+        yield Bulk(upstream, connector, gateway, (relay, gateway, connector.process))
 
 
 def test_a_download_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
@@ -63,7 +64,7 @@ def test_a_download_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None
     expected = pattern(SIZE)
     with _connect(bulk) as connection, connection.makefile("rb") as stream:
         connection.sendall(_head("GET", f"/mcp/bytes/{SIZE}", bulk.connector.port))
-        length = _read_head(stream)
+        length = _read_head(stream, bulk)
         received = bytearray()
         for part in range(1, _PAUSES + 1):
             bulk.upstream.stalled.clear()
@@ -92,7 +93,7 @@ def test_an_upload_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
         bulk.upstream.may_read.set()
         connection.settimeout(_PATIENCE)
         connection.sendall(data[sent:])
-        answer = stream.read(_read_head(stream))
+        answer = stream.read(_read_head(stream, bulk))
     assert answer == f"{SIZE} {hashlib.sha256(data).hexdigest()}".encode()
 
 
@@ -117,10 +118,13 @@ def _head(method: str, path: str, port: int, *, length: int = 0) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _read_head(stream: BufferedReader) -> int:
-    """Read an answer's head and return its Content-Length."""
+def _read_head(stream: BufferedReader, bulk: Bulk) -> int:
+    """Read the head of an answer and return its Content-Length; of a failure, say what the gateway knows."""
     first = stream.readline()
-    assert first.startswith(b"HTTP/1.1 200 "), first + stream.read1()
+    if not first.startswith(b"HTTP/1.1 200 "):
+        # The gateway writes its lines a moment later, and its folder does not outlive a few more runs.
+        failed = bulk.gateway.wait_for("call", outcome="failed", within=5)
+        pytest.fail(f"{first + stream.read1()!r}, and the gateway knows: {failed}")
     length = 0
     while line := stream.readline().strip():
         name, _, value = line.partition(b":")

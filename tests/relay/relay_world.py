@@ -10,11 +10,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
+
+import anyio
 
 from sallyport.certs.contexts import CaFile, link_client_context
 from sallyport.certs.files import IdentityDirectory, LeafFiles
@@ -171,6 +173,7 @@ class World:
         self.config = config
         self.folder = folder
         self._links: list[Link] = []
+        self._writers: list[asyncio.StreamWriter] = []
 
     # Gateways
 
@@ -186,16 +189,30 @@ class World:
         assert gateway.owner.ready.is_set(), gateway.owner.error
         return gateway
 
-    def close(self) -> None:
-        """Drop all links."""
+    async def close(self) -> None:
+        """
+        Drop all callers and all links, and see them closed while there is a loop to do it.
+
+        A test that fails leaves its callers open: what is told of it then is its own failure, and no leak.
+        """
+        for writer in self._writers:
+            writer.close()
         for link in self._links:
             link.close(GoAwayReason.SHUTDOWN)
+        closed = [link.closed for link in self._links] + self.relay.links.close()
+        with anyio.move_on_after(5, shield=True):
+            for each in closed:
+                await each
+            for writer in self._writers:
+                with suppress(OSError):  # It was reset, which some tests are about.
+                    await writer.wait_closed()
 
     # Callers
 
     async def connect(self, data: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to the public port and send something."""
         reader, writer = await asyncio.open_connection(*self.relay.address)
+        self._writers.append(writer)
         if data:
             writer.write(data)
         return reader, writer
@@ -235,7 +252,7 @@ async def running_relay(folder: Path, *tunnels: TestTunnel, health: bool = False
         try:
             yield world
         finally:
-            world.close()
+            await world.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
