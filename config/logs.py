@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import structlog
 
@@ -92,7 +92,8 @@ def write_call(log: "FilteringBoundLogger", facts: "Mapping[str, object]") -> No
 
     Args:
         log: What ``structlog.get_logger`` returned.
-        facts: The event's own fields, in the order of the line; no ``exc_info`` among them.
+        facts: The event's own fields, in the order of the line; no ``exc_info`` among them. They are kept
+            and rendered a moment later.
     """
     # ``log`` is a proxy that finds the logger anew for each attribute. ``bind`` asks it only for the logger.
     logger = log.bind()
@@ -126,27 +127,40 @@ class _JsonLine:
     """
 
     def __init__(self, now: Callable[[], int] = time.time_ns) -> None:
-        self._now = now
+        self.now = now
         self._second = -1
         self._second_text = ""
 
     def __call__(self, logger: "WrappedLogger", method: str, event: "EventDict") -> str:
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, method, event)
-        return self.line(_LEVEL_OF_METHOD.get(method, method), logger.area, event.pop("event"), event)
+        level = _LEVEL_OF_METHOD.get(method, method)
+        return self.line(self.now(), level, logger.area, event.pop("event"), event)
 
-    def line(self, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
+    def line(self, when: int, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
         """Render a line; an ``area`` among the fields stands in the place of the logger's."""
-        return _dumps({"time": self._time(), "level": level, "area": area, "event": event, **fields})
+        return _dumps({"time": self._time(when), "level": level, "area": area, "event": event, **fields})
 
-    def _time(self) -> str:
-        """Return the time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
-        second, rest = divmod(self._now(), 1_000_000_000)
+    def _time(self, when: int) -> str:
+        """Return a time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
+        second, rest = divmod(when, 1_000_000_000)
         if second != self._second:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._second = second
         # To format six digits would take twice as long.
         return f"{self._second_text}.{str(rest // 1000).zfill(6)}Z"
+
+
+class _Call(NamedTuple):
+    """The line of a call, not yet rendered: that is for when the answer has left."""
+
+    render: _JsonLine
+    when: int
+    area: str
+    facts: "Mapping[str, object]"
+
+    def line(self) -> str:
+        return self.render.line(self.when, "info", self.area, "call", self.facts)
 
 
 class _ShortWay(structlog.BoundLoggerBase):
@@ -159,7 +173,7 @@ class _ShortWay(structlog.BoundLoggerBase):
         render = self._processors[0]
         # ``structlog.testing.capture_logs`` puts its own processor into the list, and has it taken out again.
         if isinstance(render, _JsonLine) and not self._context:
-            self._logger.info(render.line("info", self._logger.area, "call", facts))
+            _output.take_call(_Call(render, render.now(), self._logger.area, facts))
         else:
             self._proxy_to_logger("info", "call", **facts)
 
@@ -185,7 +199,7 @@ class _Output:
         self.stream = stream
         self._later: Callable[[Callable[[], None]], object] | None = None
         self._thread = 0  # that of the event loop
-        self._waiting: list[str] = []
+        self._waiting: list[str | _Call] = []
 
     def join(self, later: Callable[[Callable[[], None]], object]) -> None:
         self._later = later
@@ -204,6 +218,15 @@ class _Output:
             self._later(self.flush)
         self._waiting.append(line)
 
+    def take_call(self, call: _Call) -> None:
+        """Take the line of a call, which may wait."""
+        if self._later is None or threading.get_ident() != self._thread:
+            self._write(call.line() + "\n")
+            return
+        if not self._waiting:
+            self._later(self.flush)
+        self._waiting.append(call)
+
     def take_now(self, line: str) -> None:
         """Take a line that must not be lost, whatever happens next."""
         if threading.get_ident() == self._thread:
@@ -214,8 +237,8 @@ class _Output:
         """Write what waits."""
         waiting, self._waiting = self._waiting, []
         if waiting:
-            waiting.append("")
-            self._write("\n".join(waiting))
+            lines = [each if isinstance(each, str) else each.line() for each in waiting]
+            self._write("\n".join(lines) + "\n")
 
     def _write(self, text: str) -> None:
         try:

@@ -167,7 +167,7 @@ MAX_WINDOW: Final = _own(
     "20 MB/s for one stream at 200 ms; more helps nobody on such a path and is taken from the others",
 )  # fmt: skip
 FASTEST_STREAM: Final = _own(
-    "FASTEST_STREAM", 256 * MIB, "bytes",
+    "FASTEST_STREAM", 512 * MIB, "bytes",
     "a second, more than one stream gets through the two processes. A window beyond what that fills in a "
     "round trip only makes a queue, in which everybody else's replies wait",
 )  # fmt: skip
