@@ -25,12 +25,14 @@ from sallyport.certs.authority import make_relay_authority
 from sallyport.certs.bundle import Bundle
 from sallyport.certs.files import load_certificate, write_private, write_public
 from sallyport.certs.pem import encode_certificates, encode_key
+from tests.harness.child_process import NotReached
 from tests.harness.mcp_wire import ModernClient, result_text, tool_call
 from tests.harness.product import DOMAIN, LOOPBACK
 from tests.harness.raw_http import Endpoint, Reply
 from tests.harness.stage import Stage
 
 _STEP_MS = 1000
+_LOGGED = 0.5  # seconds within which a line is in the log: lines wait for each other, but not long
 _FOREVER = 100_000  # steps: no stream ends by itself
 _WAITING_SHARE = 5  # one stream in so many has no answer yet
 _PICK_UP = 10.0  # seconds, with room for a busy machine; two are promised
@@ -209,11 +211,21 @@ class _Rounds:
         serial, began = _hex(Bundle.load(path).leaf), time.monotonic()
         for _ in range(3):  # a connection that lies idle is used first
             self._moving.append(await _Moving.begin(stage.connector.endpoint(), self._tasks))
-            if stage.connector.process.events("certificate loaded", certificate="caller", serial=serial):
+            if await anyio.to_thread.run_sync(self._has_loaded, serial):
                 self._figures.took("caller", began)
                 echo = await ModernClient(stage.tunnel.tls_endpoint()).call("probe_echo", text=serial)
                 return result_text(echo) == serial
         return False
+
+    def _has_loaded(self, serial: str) -> bool:
+        """Say whether the connector has taken a bundle; its log tells a moment later."""
+        try:
+            self._stage.connector.process.wait_for(
+                "certificate loaded", certificate="caller", serial=serial, within=_LOGGED
+            )
+        except NotReached:
+            return False
+        return True
 
     async def _rotate(self, kind: str, name: str, file: Path, *, waits: bool = True) -> str:
         """Rotate with the command, wait until the gateway has taken the leaf, and return its serial."""
