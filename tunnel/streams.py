@@ -91,8 +91,6 @@ class Streams:
         self.has_left = False
         self.peer_has_left = False
         self.rtt: float | None = None
-        self._last_heard = StreamId(0)
-        self._alone_since = 0.0  # when a stream was last heard that is not the one heard last
         self._side: Final = side
         self._scheduler: Final = scheduler
         self._guard: Final = guard
@@ -276,9 +274,7 @@ class Streams:
         """
         record = self._open.get(stream)
         if record is not None:
-            if stream != self._last_heard:
-                self._last_heard, self._alone_since = stream, now
-            credit = record.window.consumed(count, now, self.rtt, self._alone_since)
+            credit = record.window.consumed(count, now, self.rtt)
             if credit and next_state(record.state, Input.WINDOW_SENT) is not None:
                 self._scheduler.send_window(stream, credit)
         elif (window := self._draining.get(stream)) is not None:

@@ -5,8 +5,7 @@ A window is what one stream may make this end hold: credit that the peer has not
 and were not yet taken by the consumer. Every stream owns ``INITIAL_WINDOW``. A window grows, up to
 ``MAX_WINDOW``, while its consumer empties it within a few round trips, which says that the window and not the
 consumer is what holds the stream back; but not beyond what the fastest stream could fill in a round trip, for
-more than that only stands in a queue, and everybody else's replies behind it. A stream that is alone on its
-link may have four times as much, until it has company. Growth is *lent* by one budget
+more than that only stands in a queue, and everybody else's replies behind it. Growth is *lent* by one budget
 for the whole process and goes back when the stream ends, or when the peer returns credit that it does not
 use.
 
@@ -25,7 +24,6 @@ So all links together can make this process hold ``total`` + ``INITIAL_WINDOW`` 
 """
 
 from collections.abc import Iterator
-from math import inf
 from typing import Final
 
 from sallyport.tunnel.limits import (
@@ -44,10 +42,6 @@ _PART: Final = 4
 # A window that is emptied within this many round trips is what limits the stream. Its bytes come in bursts,
 # one a round trip, and the count may begin and end in the middle of one: hence three, and not one.
 _GROWTH_ROUND_TRIPS: Final = 3
-# A stream is alone when no other was heard for so long, and may then have so many times the window: there is
-# nobody behind it in the queue.
-_ALONE_ROUND_TRIPS: Final = 3
-_ALONE: Final = 4
 
 
 class MemoryBudget:
@@ -158,7 +152,7 @@ class ReceiveWindow:
             self.charge = waiting
         return True
 
-    def consumed(self, count: int, now: float, rtt: float | None, alone_since: float = inf) -> int:
+    def consumed(self, count: int, now: float, rtt: float | None) -> int:
         """
         Take note of bytes that the consumer took.
 
@@ -166,7 +160,6 @@ class ReceiveWindow:
             count: How many.
             now: The time, in seconds.
             rtt: The link's round trip in seconds, None when it is not known.
-            alone_since: When another stream of the link was last heard.
 
         Returns:
             The credit to return to the peer now, in bytes; often 0.
@@ -185,12 +178,7 @@ class ReceiveWindow:
             self.charge = charge
         if taken * _PART < size:
             return 0
-        grant = taken
-        if rtt is not None:
-            round_trip = rtt if rtt > RTT_FLOOR else RTT_FLOOR
-            is_alone = now - alone_since > _ALONE_ROUND_TRIPS * round_trip
-            most = int(round_trip * FASTEST_STREAM) * (_ALONE if is_alone else 1)
-            grant += self._growth(now, round_trip, most if most < MAX_WINDOW else MAX_WINDOW)
+        grant = taken + self._growth(now, rtt)
         self._taken = 0
         self.credit += grant
         self._restart_stall(now)
@@ -233,26 +221,25 @@ class ReceiveWindow:
         if stalled.pop(self, None) is not None and self.waiting * _PART >= self.size:
             stalled[self] = now  # behind the others: it has just drained a little
 
-    def _growth(self, now: float, round_trip: float, most: int) -> int:
-        """Decide, once for each window of bytes, by how much to grow, and at once by how much to shrink."""
-        size = self.size
-        if size > most:
-            # It was alone, and is no more: bytes that were taken are not granted anew.
-            growth = -min(self._taken, size - most)
-        else:
-            self._measured += self._taken
-            since = self._measured_since
-            if self._measured < size or since is None:
-                return 0
-            self._measured = 0
-            self._measured_since = now if self.waiting else None
-            if now - since > _GROWTH_ROUND_TRIPS * round_trip:
-                return 0
-            # A small window is mostly much too small, and each step to the right one costs a round trip.
-            wanted = size * (4 if size * 4 < MAX_WINDOW else 2)
-            growth = min(min(wanted, most) - size, self._budget.lendable)
-            if growth <= 0:
-                return 0
-        self.size = size + growth
+    def _growth(self, now: float, rtt: float | None) -> int:
+        """Decide, once for each window of bytes, by how much to grow."""
+        self._measured += self._taken
+        since = self._measured_since
+        if self._measured < self.size or since is None:
+            return 0
+        self._measured = 0
+        self._measured_since = now if self.waiting else None
+        if rtt is None:
+            return 0
+        round_trip = max(rtt, RTT_FLOOR)
+        if now - since > _GROWTH_ROUND_TRIPS * round_trip:
+            return 0
+        # A small window is mostly much too small, and each step to the right one costs a round trip or two.
+        wanted = self.size * (4 if self.size * 4 < MAX_WINDOW else 2)
+        most = min(wanted, MAX_WINDOW, int(round_trip * FASTEST_STREAM))
+        growth = min(most - self.size, self._budget.lendable)
+        if growth <= 0:
+            return 0
+        self.size += growth
         self._recharge()
         return growth

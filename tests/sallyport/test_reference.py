@@ -131,7 +131,7 @@ _NO_LIMITS = {
     "tunnel/scheduler.py": {"_CREDIT_FRAME", "_SLIVER"},
     "tunnel/sni.py": {"_SERVER_NAME", "_ALPN", "_HOST_NAME"},
     "tunnel/tls_engine.py": {"_RECORD"},
-    "tunnel/windows.py": {"_PART", "_GROWTH_ROUND_TRIPS", "_ALONE_ROUND_TRIPS", "_ALONE"},
+    "tunnel/windows.py": {"_PART", "_GROWTH_ROUND_TRIPS"},
 }
 _PACKAGES = ("relay", "gateway", "connector", "tunnel")
 _SOURCES = sorted(path for package in _PACKAGES for path in (CHECKOUT / package).rglob("*.py"))

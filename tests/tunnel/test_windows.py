@@ -111,23 +111,6 @@ def test_no_window_is_larger_than_a_stream_can_fill(round_trip: float, largest: 
     assert subject.size == largest
 
 
-def test_a_stream_that_is_alone_may_have_more_until_it_has_company() -> None:
-    """Alone there is nobody behind it in the queue; with company it gives up what is too much."""
-    budget = MemoryBudget(64 * 1024 * KIB)
-    subject, now = window(budget), 1.0
-    shared = int(RTT_FLOOR * FASTEST_STREAM)
-    for _ in range(8):
-        assert subject.received(subject.credit, now)
-        subject.consumed(subject.waiting, now + RTT_FLOOR, RTT_FLOOR, 0.0)
-        now += RTT_FLOOR
-    assert subject.size == 4 * shared
-
-    assert subject.received(subject.credit, now)
-    granted = subject.consumed(subject.waiting, now, RTT_FLOOR, now)
-    assert (subject.size, granted, subject.credit) == (shared, shared, shared)
-    assert budget.used == shared - INITIAL_WINDOW
-
-
 def test_idle_time_does_not_count() -> None:
     """A stream that was idle for long, then carries much, grows: only the time in which bytes came counts."""
     subject = window()
