@@ -203,7 +203,7 @@ def _as_authority(
     builder: x509.CertificateBuilder, *, path_length: int, key: PublicKey
 ) -> x509.CertificateBuilder:
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    builder = builder.add_extension(profile.key_usage(signs_certificates=True), critical=True)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
@@ -211,24 +211,10 @@ def _as_leaf(
     builder: x509.CertificateBuilder, names: Iterable[x509.GeneralName], usage: frozenset[ObjectIdentifier]
 ) -> x509.CertificateBuilder:
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(profile.key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(_usage(usage), critical=False)
     # Critical because the Subject is empty: RFC 5280 §4.2.1.6.
     return builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _usage(usage: frozenset[ObjectIdentifier]) -> x509.ExtendedKeyUsage:

@@ -7,27 +7,30 @@ missing bundle, an expired certificate or a taken port, ends it at once, as an e
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio
 import typer
 
-from sallyport.certs.bundle import Bundle
-from sallyport.certs.names import TunnelId, domain as checked_domain, server_name
-from sallyport.config.fields import Address, FieldRefused
+from sallyport.certs.names import TunnelId
 from sallyport.config.logs import configure_logging, join_lines, write_lines
 from sallyport.config.sections import LogConfig
-from sallyport.connector.bundles import find_bundle
+from sallyport.connector.cli_options import (
+    BundleOption,
+    DomainOption,
+    KeyFileOption,
+    RelayOption,
+    parse_target,
+    relay_address,
+    who_calls,
+)
 from sallyport.connector.client import serve
 from sallyport.connector.dial import Dialler
-from sallyport.connector.own_key import CallerByKey, take_key
 from sallyport.connector.snippets import Kind, LocalServer, Snippet, snippet
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
@@ -44,21 +47,10 @@ def connect(
             help="The tunnel; with a server's name that server is served at the root of the local URL.",
         ),
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your bundle; looked for in your config folder when not named."),
-    ] = None,
-    relay: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Dial this relay instead of the bundle's; needed with a key."),
-    ] = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your API key, if you have one in place of a bundle; mode 0600."),
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(metavar="DOMAIN", help="With a key: the tunnel domain.")
-    ] = None,
+    bundle: BundleOption = None,
+    relay: RelayOption = None,
+    key_file: KeyFileOption = None,
+    domain: DomainOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The local port.")] = DEFAULT_PORT,
     print_kind: Annotated[
         Kind | None, typer.Option("--print", help="Print what to paste into an agent, and exit.")
@@ -106,43 +98,6 @@ def connect(
     anyio.run(_serve_until_stopped, dialler, server, port, say, backend_options=on_loop)
 
 
-def parse_target(text: str) -> tuple[TunnelId, str | None]:
-    """
-    Read ``TUNNEL_ID`` or ``TUNNEL_ID/SERVER``.
-
-    Raises:
-        NameRefused: It is neither; says which part is wrong.
-    """
-    tunnel, slash, server = text.partition("/")
-    return TunnelId.parse(tunnel), server_name(server) if slash else None
-
-
-def who_calls(
-    tunnel: TunnelId, *, bundle: Path | None, key_file: Path | None, relay: Address | None, domain: str | None
-) -> Bundle | CallerByKey:
-    """
-    Say who calls: by an API key where one is given, else by a bundle.
-
-    Args:
-        tunnel: Which tunnel is called.
-        bundle, key_file, relay, domain: The options of those names; None for one that was not given.
-
-    Raises:
-        ConnectorError, CertificateError: The one that was given cannot be used, or there is none.
-        typer.BadParameter: The options do not go together.
-    """
-    if bundle is not None and key_file is not None:
-        raise typer.BadParameter("name a bundle or a key, not both", param_hint="--key-file")
-    key = take_key(os.environ, key_file)
-    if key is None or bundle is not None:
-        if domain is not None:
-            raise typer.BadParameter("a bundle has a domain of its own; --domain is for calls by key")
-        return find_bundle(tunnel, bundle)
-    if relay is None or domain is None:
-        raise typer.BadParameter("a call by key needs both --relay HOST:PORT and --domain DOMAIN")
-    return CallerByKey(tunnel, checked_domain(domain), relay, key)
-
-
 def _snippet(kind: Kind, *, target: str, server: str | None, port: int, path: str) -> Snippet:
     if server is None:
         raise typer.BadParameter(f"name one server: {target}/SERVER", param_hint="TUNNEL_ID[/SERVER]")
@@ -151,21 +106,6 @@ def _snippet(kind: Kind, *, target: str, server: str | None, port: int, path: st
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise typer.BadParameter("a path begins with / and holds printable ASCII", param_hint="--path")
     return snippet(kind, LocalServer(server, port, path))
-
-
-def relay_address(text: str | None) -> Address | None:
-    """
-    Read the option ``--relay``.
-
-    Raises:
-        typer.BadParameter: It is no address.
-    """
-    if text is None:
-        return None
-    try:
-        return Address.parse(text, default_port=443)
-    except FieldRefused as error:
-        raise typer.BadParameter(error.message, param_hint="--relay") from error
 
 
 def _is_read_by_people(log: LogConfig) -> bool:

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import anyio
 import typer
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sallyport.certs.cli_options import AsJson
 from sallyport.config.fields import Address
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.loader import load_gateway
@@ -26,7 +26,7 @@ from sallyport.config.logs import configure_logging
 from sallyport.gateway.app import run as run_gateway
 from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
-from sallyport.gateway.keys_cli import app as keys
+from sallyport.gateway.keys_cli import ConfigOption, app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
@@ -39,12 +39,6 @@ app = typer.Typer(
 )
 
 app.add_typer(keys, name="keys", help="Make, list and revoke API keys.")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="gateway.yaml; default ./gateway.yaml, then /etc/sallyport/gateway.yaml."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _PIPE_WIDTH: Final = 1000
 
@@ -59,7 +53,7 @@ def run(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check(config: ConfigOption = None, as_json: AsJson = False) -> None:
     """Check the config, the identity's files, the relay's name, and that each server can be reached."""
     settings = load_gateway(config)
     findings = anyio.run(_all_findings, settings, backend_options={"use_uvloop": False})
@@ -73,7 +67,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def status(config: ConfigOption = None, as_json: AsJson = False) -> None:
     """Ask the gateway that runs on this machine how it stands."""
     settings = load_gateway(config)
     if settings.health is None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sallyport.certs.cli_options import AsJson
 from sallyport.certs.names import server_names
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.loader import load_gateway
@@ -58,7 +59,7 @@ def add(
 @app.command("list")
 def list_keys(
     config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the keys by name: what they open, and since when."""
     path = _keys_file(load_gateway(config))

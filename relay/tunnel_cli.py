@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sallyport.certs.cli_options import AsJson
 from sallyport.certs.files import load_certificate
 from sallyport.certs.names import TunnelId
 from sallyport.certs.pem import encode_certificates
@@ -37,7 +38,6 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="relay.yaml; default ./relay.yaml, then /etc/sallyport/relay.yaml."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The tunnel's ID, tnl_….")]
 
 
@@ -59,7 +59,7 @@ def add(
 
 
 @app.command("list")
-def list_tunnels(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def list_tunnels(config: ConfigOption = None, as_json: AsJson = False) -> None:
     """List the registered tunnels."""
     with closing(TunnelStore(load_relay(config).database)) as store:
         tunnels = store.tunnels()
@@ -73,7 +73,7 @@ def list_tunnels(config: ConfigOption = None, as_json: JsonOption = False) -> No
 
 
 @app.command()
-def show(tunnel_id: IdArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def show(tunnel_id: IdArgument, config: ConfigOption = None, as_json: AsJson = False) -> None:
     """Show one tunnel and, when the relay runs, its links."""
     settings = load_relay(config)
     with closing(TunnelStore(settings.database)) as store:

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -31,10 +30,19 @@ from sallyport.bench_figures import MB, Findings, Samples, Way, as_json, percent
 from sallyport.bench_lines import DirectLine, TunnelLine
 from sallyport.bench_mcp import Place
 from sallyport.bench_run import Course, Measuring, Progress, prepare_server, prepare_tunnel
+from sallyport.certs.cli_options import AsJson
 from sallyport.config.fields import FieldRefused, server_url
 from sallyport.config.logs import configure_logging
 from sallyport.config.sections import LogConfig
-from sallyport.connector.cli import parse_target, relay_address, who_calls
+from sallyport.connector.cli_options import (
+    BundleOption,
+    DomainOption,
+    KeyFileOption,
+    RelayOption,
+    parse_target,
+    relay_address,
+    who_calls,
+)
 from sallyport.connector.client import CANARY_PATH
 from sallyport.connector.dial import Dialler
 from sallyport.gateway.upstream_url import UpstreamUrl, checked_path
@@ -59,21 +67,10 @@ def bench(
             help="The tunnel; with a server's name that server is measured too.",
         ),
     ],
-    bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your bundle; looked for in your config folder when not named."),
-    ] = None,
-    relay: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Dial this relay instead of the bundle's; needed with a key."),
-    ] = None,
-    key_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your API key, if you have one in place of a bundle; mode 0600."),
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option(metavar="DOMAIN", help="With a key: the tunnel domain.")
-    ] = None,
+    bundle: BundleOption = None,
+    relay: RelayOption = None,
+    key_file: KeyFileOption = None,
+    domain: DomainOption = None,
     direct: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the server can be reached from here, to compare.")
     ] = None,
@@ -82,7 +79,7 @@ def bench(
     ] = "/mcp",
     calls: Annotated[int, typer.Option(min=1, max=100_000, help="Single calls on each way.")] = 500,
     callers: Annotated[int, typer.Option(min=1, max=256, help="How many call at once.")] = 8,
-    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json_text: AsJson = False,
 ) -> None:
     """
     Measure a tunnel with harmless calls: latency, calls a second, bytes a second.

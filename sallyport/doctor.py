@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sallyport.certs.cli_options import AsJson
 from sallyport.config.logs import configure_logging
 from sallyport.config.sections import LogConfig
 from sallyport.hops import Verdict, in_order
@@ -38,7 +39,7 @@ def doctor(
     bundle: Annotated[
         Path | None, typer.Option(metavar="FILE", help="See the tunnel as the caller with this bundle does.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """
     Test every hop and name the one that fails.

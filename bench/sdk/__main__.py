@@ -20,10 +20,10 @@ from bench.sdk.caller import Era
 from bench.sdk.figures import Medians, Verdict, judge, lines_behind, medians, ratios, table
 from bench.sdk.load import Samples, read_samples, write_plan
 from bench.sdk.paths import CallPath, running_server
-from bench.sdk.proxies import PROXIES, ProxyFailed, running_proxy
+from bench.sdk.proxies import PROXIES, running_proxy
 from bench.sdk.rounds import FULL, P50, QUICK, RATE, TEN_MB, Scale
 from bench.sdk.tunnelled import running_tunnel
-from tests.harness.child_process import CHECKOUT
+from tests.harness.child_process import CHECKOUT, NotReached
 
 _SHORT = {P50: "p50", RATE: "calls/s", TEN_MB: "10 MB"}
 
@@ -70,7 +70,7 @@ def _start(stack: ExitStack, folder: Path, *, proxies: bool, quick: bool) -> Run
             continue
         try:
             found.paths.append(stack.enter_context(running_proxy(proxy, folder, url)))
-        except (ToolMissing, ProxyFailed) as error:
+        except (ToolMissing, NotReached) as error:
             say(f"SKIPPED {proxy.name}: {error}")
             found.skipped[proxy.name] = str(error)
         else:

@@ -17,25 +17,18 @@ the answer. supergateway listens on all interfaces and has no option for it.
 """
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from socket import create_connection
 
 from bench.node_tools import supergateway_command
 from bench.python_tools import environment
-from bench.sdk.paths import LOOPBACK, CallPath, plain_path, server_command
+from bench.sdk.paths import CallPath, plain_path, server_command
 from tests.harness.child_process import ChildProcess
 from tests.harness.product import free_port
 
 _START_LIMIT = 60.0  # seconds; Node or Python, and a child of its own, on a busy machine
-_ASK_AGAIN = 0.1  # seconds
-
-
-class ProxyFailed(Exception):
-    """A proxy did not come up; the text ends with what it said."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +62,13 @@ def running_proxy(proxy: Proxy, folder: Path, upstream: str) -> Iterator[CallPat
 
     Raises:
         ToolMissing: It cannot be installed.
-        ProxyFailed: It did not come up.
+        NotReached: It did not come up.
     """
     port = free_port()
     command = proxy.command(port, upstream)
     with ChildProcess(proxy.name.replace(" ", "-"), command, folder=folder) as process:
-        _wait_until_accepting(process, port)
+        process.wait_for_port(port, within=_START_LIMIT)
         yield plain_path(proxy.name, proxy.about, port)
-
-
-def _wait_until_accepting(process: ChildProcess, port: int) -> None:
-    deadline = time.monotonic() + _START_LIMIT
-    while time.monotonic() < deadline and process.exit_code is None:
-        with suppress(ConnectionRefusedError):
-            create_connection((LOOPBACK, port)).close()
-            return
-        time.sleep(_ASK_AGAIN)
-    raise ProxyFailed(f"{process.name} does not listen: {(process.log + process.output)[-500:]}")
 
 
 def _fastmcp(port: int, upstream: str) -> Sequence[str]:

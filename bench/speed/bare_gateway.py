@@ -23,7 +23,6 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from bench.speed.program import LOOPBACK
 from sallyport.config.loader import load_gateway
 from sallyport.config.logs import configure_logging
 from sallyport.gateway.door import Door
@@ -35,6 +34,7 @@ from sallyport.tunnel.net.sockets import raise_descriptor_limit, tune_stream
 from sallyport.tunnel.net.splice import Splice
 from sallyport.tunnel.net.stream import Stream
 from sallyport.tunnel.windows import MemoryBudget
+from tests.harness.product import LOOPBACK
 
 log = structlog.get_logger("sallyport.bench")
 

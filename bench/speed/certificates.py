@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from sallyport.certs.profile import common_name, key_usage
+
 _LIFE: Final = timedelta(days=7)
 _CLOCKS_DISAGREE: Final = timedelta(hours=1)
 
@@ -58,10 +60,10 @@ class Authority:
         """
         folder.mkdir(mode=0o700)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _named(name)
+        subject = common_name(name)
         builder = _builder(subject, subject, key.public_key(), key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
         certificate = builder.sign(key, hashes.SHA256())
         made = cls(folder, certificate, key)
         made.root.write_bytes(certificate.public_bytes(Encoding.PEM))
@@ -97,10 +99,10 @@ class Authority:
     def _issue(self, file: str, purpose: x509.ObjectIdentifier, subjects: Sequence[x509.GeneralName]) -> Leaf:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(
-            _named(f"bench {file}"), self._certificate.subject, key.public_key(), self._key.public_key()
+            common_name(f"bench {file}"), self._certificate.subject, key.public_key(), self._key.public_key()
         )
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -128,24 +130,6 @@ def _builder(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

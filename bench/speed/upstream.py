@@ -26,8 +26,8 @@ from typing import Final
 
 from bench.speed.certificates import Authority, Leaf
 from bench.speed.install import require
-from bench.speed.program import Program, free_port, wait_for_port
-from tests.harness.product import DOMAIN
+from bench.speed.program import Program
+from tests.harness.product import DOMAIN, free_port
 
 MIB: Final = 1024 * 1024
 BIG: Final = 64 * MIB  # bytes of GET /mcp/big
@@ -144,7 +144,7 @@ def run_upstream(folder: Path, *, behind: Mapping[str, int] | None = None) -> It
 
     Raises:
         NotInstalled: There is no nginx.
-        ProgramFailed: It did not come up.
+        NotReached: It did not come up.
     """
     authority = Authority.make(folder / "certificates", "bench upstream")
     # The wildcard names what callers of the bare tunnel ask for, whose label nobody knows yet.
@@ -164,7 +164,7 @@ def run_upstream(folder: Path, *, behind: Mapping[str, int] | None = None) -> It
     command: list[str | Path] = [require("nginx"), "-p", f"{folder}/", "-e", "stderr", "-c", "nginx.conf"]
     with Program("nginx", command, folder=folder) as nginx:
         for port in (upstream.plain, upstream.tls, upstream.mutual):
-            wait_for_port(port, nginx)
+            nginx.wait_for_port(port)
         yield replace(upstream, pid=nginx.wait_for_child())
 
 

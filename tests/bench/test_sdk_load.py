@@ -11,9 +11,9 @@ from bench.sdk.caller import Caller, CallFailed, Era, text_of
 from bench.sdk.http_client import ConnectionLost, HttpClient
 from bench.sdk.load import ERAS, measure, read_samples, write_plan
 from bench.sdk.paths import DIRECT, LOOPBACK, CallPath, plain_path, running_server
-from bench.sdk.proxies import Proxy, ProxyFailed, running_proxy
+from bench.sdk.proxies import Proxy, running_proxy
 from bench.sdk.rounds import METRICS, Scale, in_turn
-from tests.harness.child_process import CHECKOUT, ChildProcess
+from tests.harness.child_process import CHECKOUT, ChildProcess, NotReached
 from tests.harness.product import free_port
 
 pytestmark = pytest.mark.anyio
@@ -122,5 +122,5 @@ def test_a_proxy_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     """A program that ends at once is a failure with what it said."""
     program = "import sys; sys.exit('no such option')"
     proxy = Proxy("broken", "", lambda port, upstream: [sys.executable, "-c", program])
-    with pytest.raises(ProxyFailed, match="no such option"), running_proxy(proxy, tmp_path, "http://nowhere"):
+    with pytest.raises(NotReached, match="no such option"), running_proxy(proxy, tmp_path, "http://nowhere"):
         raise AssertionError("it came up")

@@ -13,7 +13,8 @@ import pytest
 
 from sallyport.certs.errors import NameRefused
 from sallyport.cli import main
-from sallyport.connector.cli import _on_stop_signal, parse_target
+from sallyport.connector.cli import _on_stop_signal
+from sallyport.connector.cli_options import parse_target
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.identity import TestIdentity
 

@@ -111,14 +111,42 @@ def connect(
         raise
 
 
-def read_answer(connection: ssl.SSLSocket) -> None:
+class Caller:
     """
-    Read one whole answer of a call.
+    One who makes the call on a new connection each time, and waits for the answer.
 
-    Raises:
-        LoadFailed: It was cut short, or was no 200 with a length.
-        OSError: The connection failed.
+    Args:
+        entrance: Where.
+        mutual: Whether to go to the port that demands a client certificate, with one.
+        keep: Whether the connection stays open behind the answer.
     """
+
+    def __init__(self, entrance: Entrance, *, mutual: bool = False, keep: bool = True) -> None:
+        self._entrance = entrance
+        self._mutual = mutual
+        self._context = caller_context(entrance, mutual=mutual)
+        self._request = request_bytes(entrance, keep=keep, mutual=mutual)
+
+    def call(self, *, source: str = LOOPBACK) -> ssl.SSLSocket:
+        """
+        Connect, call, and return the connection; ``source`` as for ``connect``.
+
+        Raises:
+            LoadFailed: The answer was cut short, or was no 200 with a length.
+            OSError: The connection failed.
+        """
+        connection = connect(self._entrance, self._context, mutual=self._mutual, source=source)
+        try:
+            connection.sendall(self._request)
+            _read_answer(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _read_answer(connection: ssl.SSLSocket) -> None:
+    """Read one whole answer of a call."""
     answer = b""
     while b"\r\n\r\n" not in answer:
         piece = connection.recv(16384)

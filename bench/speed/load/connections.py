@@ -6,24 +6,14 @@ Several run at once. Each waits for the word to start, so that no interpreter st
 
 import time
 
-from bench.speed.load.callers import (
-    LoadFailed,
-    caller_context,
-    connect,
-    entrance_from_json,
-    read_answer,
-    request_bytes,
-)
+from bench.speed.load.callers import Caller, LoadFailed, entrance_from_json
 from bench.speed.load.programs import read_task, report
 
 
 def main() -> None:
     """Make connections for as long as the task says, and report how many."""
     task = read_task()
-    entrance = entrance_from_json(task["entrance"])
-    mutual = bool(task["mutual"])
-    context = caller_context(entrance, mutual=mutual)
-    request = request_bytes(entrance, keep=False, mutual=mutual)
+    caller = Caller(entrance_from_json(task["entrance"]), mutual=bool(task["mutual"]), keep=False)
     report(ready=True)
     if not read_task():
         return
@@ -31,9 +21,7 @@ def main() -> None:
     began = time.monotonic()
     while time.monotonic() - began < task["seconds"]:
         try:
-            with connect(entrance, context, mutual=mutual) as connection:
-                connection.sendall(request)
-                read_answer(connection)
+            caller.call().close()
         except (OSError, LoadFailed) as error:
             report(failed=f"connection {made + 1}: {error}")
             return

@@ -7,32 +7,20 @@ Blocking sockets, one after the other: an event loop would hold a buffer of a qu
 import select
 import ssl
 
-from bench.speed.load.callers import (
-    LoadFailed,
-    caller_context,
-    connect,
-    entrance_from_json,
-    read_answer,
-    request_bytes,
-)
+from bench.speed.load.callers import Caller, LoadFailed, entrance_from_json
 from bench.speed.load.programs import read_task, report
 
 
 def main() -> None:
     """Open as many as the task says, report, wait for a word, and report how many are lost by then."""
     task = read_task()
-    entrance = entrance_from_json(task["entrance"])
-    context = caller_context(entrance)
-    request = request_bytes(entrance)
+    caller = Caller(entrance_from_json(task["entrance"]))
     held: list[ssl.SSLSocket] = []
     try:
         for _ in range(task["streams"]):
-            connection = connect(entrance, context, source=task["source"])
-            held.append(connection)
-            connection.sendall(request)
-            read_answer(connection)
+            held.append(caller.call(source=task["source"]))
     except (OSError, LoadFailed) as error:
-        report(failed=f"stream {len(held)} of {task['streams']}: {error}")
+        report(failed=f"stream {len(held) + 1} of {task['streams']}: {error}")
         return
     report(held=len(held))
     if read_task():

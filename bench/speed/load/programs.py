@@ -50,11 +50,6 @@ class LoadProgram:
     ) -> None:
         self.end()
 
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
-
     def tell(self, message: Mapping[str, object]) -> None:
         """Send one line."""
         assert self._process.stdin is not None

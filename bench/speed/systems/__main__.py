@@ -16,11 +16,11 @@ import psutil
 
 from bench.report import say
 from bench.speed import install
-from bench.speed.program import ProgramFailed
 from bench.speed.system import System
 from bench.speed.systems import all_systems
 from bench.speed.systems.passing import call
 from bench.speed.upstream import Upstream, run_upstream
+from tests.harness.child_process import NotReached
 
 _MIB = 1024 * 1024
 
@@ -61,7 +61,7 @@ def _try(system: System, folder: Path, upstream: Upstream) -> bool:
                 f"{len(running.pids)} processes, {memory:.0f} MiB"
             )
             return True
-    except (ProgramFailed, OSError, http.client.HTTPException) as error:
+    except (NotReached, OSError, http.client.HTTPException) as error:
         say(f"{system.name:20} BROKEN: {error}")
         return False
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bench.speed import install
 from bench.speed.certificates import Authority
-from bench.speed.program import LOOPBACK, Program, free_port, wait_for_port
+from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LINK_NAME, LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
+from tests.harness.product import LOOPBACK, free_port
 
 
 class Chisel:
@@ -39,6 +40,6 @@ class Chisel:
         dial += [f"R:{LOOPBACK}:{tls}:{LOOPBACK}:{upstream.tls}"]
         dial += [f"R:{LOOPBACK}:{mutual}:{LOOPBACK}:{upstream.mutual}"]
         with Program("chisel-server", serve, folder=folder) as server:
-            wait_for_port(link, server)
+            server.wait_for_port(link)
             with Program("chisel-client", dial, folder=folder) as client:
                 yield ready(entrance(upstream, tls, mutual), [server, client])

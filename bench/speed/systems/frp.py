@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bench.speed import install
 from bench.speed.certificates import Authority
-from bench.speed.program import Program, free_port, wait_for_port
+from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LINK_NAME, LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
+from tests.harness.product import free_port
 
 _SERVER = """\
 bindAddr = "127.0.0.1"
@@ -95,6 +96,6 @@ class Frp:
         (folder / "frps.toml").write_text(_SERVER.format(**facts))
         (folder / "frpc.toml").write_text(_CLIENT.format(**facts))
         with Program("frps", [install.require("frps"), "-c", "frps.toml"], folder=folder) as server:
-            wait_for_port(link, server)
+            server.wait_for_port(link)
             with Program("frpc", [install.require("frpc"), "-c", "frpc.toml"], folder=folder) as client:
                 yield ready(entrance(upstream, tls, mutual), [server, client])

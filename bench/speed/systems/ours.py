@@ -12,7 +12,7 @@ everybody and holds all the idle streams. A link carries no more than that by th
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,9 +28,9 @@ from tests.harness.product import LOOPBACK, Product, Tunnel
 _SERVER: Final = "tickets"
 
 
-class Ours:
+class _Sallyport:
     """
-    The product.
+    What both columns have: processes of ours, all with one environment.
 
     Args:
         name: Of the column.
@@ -39,11 +39,25 @@ class Ours:
 
     def __init__(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._environment = environment
+        self._environment = environment or {}
 
     def missing(self) -> str:
         """Return nothing: it is what the benchmark comes with."""
         return ""
+
+    def _program(self, name: str, command: Sequence[str | Path], folder: Path, **variables: str) -> Program:
+        return Program(name, command, folder=folder, environment={**variables, **self._environment})
+
+    @contextmanager
+    def _relay(self, product: Product) -> Iterator[Program]:
+        command = sallyport_command("relay", "run", "--config", "relay.yaml")
+        with self._program("relay", command, product.relay_folder) as relay:
+            relay.wait_for("listening")
+            yield relay
+
+
+class Ours(_Sallyport):
+    """The product."""
 
     @contextmanager
     def start(
@@ -60,35 +74,15 @@ class Ours:
             }
             config = tunnel.write_gateway_config(settings=settings)
             added = product.run("gateway", "keys", "add", "bench", "--config", config, folder=tunnel.folder)
-            relay = stack.enter_context(_relay(product, self._environment))
-            gateway = stack.enter_context(
-                Program(
-                    "gateway",
-                    sallyport_command("gateway", "run", "--config", config),
-                    folder=tunnel.folder,
-                    environment=self._environment,
-                )
-            )
-            gateway.wait_for('"link up"')
+            relay = stack.enter_context(self._relay(product))
+            command = sallyport_command("gateway", "run", "--config", config)
+            gateway = stack.enter_context(self._program("gateway", command, tunnel.folder))
+            gateway.wait_for("link up")
             yield ready(_entrance(product, tunnel, key=added.strip()), [relay, gateway])
 
 
-class BareTunnel:
-    """
-    Relay and link alone.
-
-    Args:
-        name: Of the column.
-        environment: For both processes.
-    """
-
-    def __init__(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
-        self.name = name
-        self._environment = environment
-
-    def missing(self) -> str:
-        """Return nothing: it is what the benchmark comes with."""
-        return ""
+class BareTunnel(_Sallyport):
+    """Relay and link alone."""
 
     @contextmanager
     def start(
@@ -99,17 +93,15 @@ class BareTunnel:
             product = stack.enter_context(Product(folder / "product"))
             plain = _bare(product, "tls", upstream)
             mutual = _bare(product, "mutual", upstream)
-            relay = stack.enter_context(_relay(product, self._environment))
+            relay = stack.enter_context(self._relay(product))
             command: list[str | Path] = [sys.executable, "-m", "bench.speed.bare_gateway"]
             settings = {"relay": _relay_section(product, dialled(product.relay_port, link_through))}
             command += [f"{plain.write_gateway_config(settings=settings)}={upstream.tls}"]
             command += [f"{mutual.write_gateway_config(settings=settings)}={upstream.mutual}"]
-            environment = {"PYTHONPATH": str(CHECKOUT), **(self._environment or {})}
-            gateway = stack.enter_context(
-                Program("bare-gateway", command, folder=folder, environment=environment)
-            )
+            program = self._program("bare-gateway", command, folder, PYTHONPATH=str(CHECKOUT))
+            gateway = stack.enter_context(program)
             for tunnel in (plain, mutual):
-                gateway.wait_for(tunnel.id)
+                gateway.wait_for_text(tunnel.id)
             way = Entrance(
                 port=product.relay_port,
                 server_name=plain.host(),
@@ -129,17 +121,6 @@ def _bare(product: Product, name: str, upstream: Upstream) -> Tunnel:
 
 def _relay_section(product: Product, port: int) -> dict[str, str]:
     return {"address": f"{LOOPBACK}:{port}", "ca": str(product.relay_folder / "relay-ca.pem")}
-
-
-def _relay(product: Product, environment: Mapping[str, str] | None) -> Program:
-    command = sallyport_command("relay", "run", "--config", "relay.yaml")
-    relay = Program("relay", command, folder=product.relay_folder, environment=environment)
-    try:
-        relay.wait_for('"listening"')
-    except BaseException:
-        relay.end()
-        raise
-    return relay
 
 
 def _entrance(product: Product, tunnel: Tunnel, *, key: str) -> Entrance:

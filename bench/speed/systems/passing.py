@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bench.speed.program import LOOPBACK, Program
+from bench.speed.program import Program
 from bench.speed.system import Entrance, Running
 from bench.speed.upstream import Upstream
+from tests.harness.product import LOOPBACK
 
 # Of the certificates that servers of peers have; 127.0.0.1 is in them too.
 LINK_NAME: Final = "tunnel.bench.test"
@@ -56,7 +57,7 @@ def ready(way: Entrance, programs: Sequence[Program]) -> Running:
         programs: All of it; processes that they have started meanwhile are counted too.
 
     Raises:
-        ProgramFailed: One of the programs has ended, or time is over.
+        NotReached: One of the programs has ended, or time is over.
     """
     deadline = time.monotonic() + _PATIENCE
     for is_mutual in (False, True):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bench.speed import install
 from bench.speed.certificates import Authority
-from bench.speed.program import Program, free_port, wait_for_port
+from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LINK_NAME, LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
+from tests.harness.product import free_port
 
 _SERVER = """\
 [server]
@@ -88,6 +89,6 @@ class Rathole:
         (folder / "client.toml").write_text(_CLIENT.format(**facts))
         rathole = install.require("rathole")
         with Program("rathole-server", [rathole, "--server", "server.toml"], folder=folder) as server:
-            wait_for_port(link, server)
+            server.wait_for_port(link)
             with Program("rathole-client", [rathole, "--client", "client.toml"], folder=folder) as client:
                 yield ready(entrance(upstream, tls, mutual), [server, client])

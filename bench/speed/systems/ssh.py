@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.speed import install
-from bench.speed.program import LOOPBACK, Program, free_port, wait_for_port
+from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
+from tests.harness.product import LOOPBACK, free_port
 
 # StrictModes judges the folders above the key file, and the benchmark's lie in /tmp.
 _SERVER = """\
@@ -79,6 +80,6 @@ class Ssh:
         dial += ["-R", f"{LOOPBACK}:{mutual}:{LOOPBACK}:{upstream.mutual}"]
         dial += [f"{getpass.getuser()}@{LOOPBACK}"]
         with Program("sshd", serve, folder=folder) as server:
-            wait_for_port(link, server)
+            server.wait_for_port(link)
             with Program("ssh", dial, folder=folder) as client:
                 yield ready(entrance(upstream, tls, mutual), [server, client])

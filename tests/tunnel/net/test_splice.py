@@ -3,6 +3,9 @@
 import asyncio
 import os
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import anyio
 import pytest
@@ -50,131 +53,116 @@ class Front:
         await self._changed.wait()
 
 
+@dataclass(frozen=True)
+class Talk:
+    """A caller who has said hello, and the gateway's end of the stream that this opened."""
+
+    link: Link
+    front: Front
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    stream: Stream
+    served: Recorder
+
+
+@asynccontextmanager
+async def talk(
+    carrier: CarrierKind = "memory", *, within: float = 5, limit: int = 65536
+) -> AsyncIterator[Talk]:
+    """
+    Connect a caller through a front to a gateway.
+
+    Args:
+        carrier: Of the link.
+        within: Seconds for the whole talk.
+        limit: Bytes that the caller buffers.
+    """
+    relay, gateway = Owner(), Owner()
+    async with link_pair(carrier, relay, gateway) as (near, _):
+        front = Front(near)
+        with anyio.fail_after(within):
+            await relay.ready.wait()
+            server = await asyncio.get_running_loop().create_server(front.protocol, "127.0.0.1", 0)
+            async with server:
+                address = server.sockets[0].getsockname()
+                reader, writer = await asyncio.open_connection(*address, limit=limit)
+                try:
+                    writer.write(b"hello")
+                    stream, served = await gateway.opened.get()
+                    assert isinstance(served, Recorder)
+                    yield Talk(near, front, reader, writer, stream, served)
+                finally:
+                    writer.close()
+
+
 async def test_a_talk_in_order() -> None:
     """The first bytes open the stream, answers come back, and both half-closes pass through."""
-    relay, gateway = Owner(), Owner()
-    async with link_pair("memory", relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(5):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-                writer.write(b"hello")
-                stream, served = await gateway.opened.get()
-                assert isinstance(served, Recorder)
-                await served.until(lambda p: p.received == b"hello")
-                writer.write_eof()
-                await served.until(lambda p: p.eof)
-                stream.write(b"answer")
-                stream.close()
-                assert await reader.read() == b"answer"
-                await front.until_ended()
-                writer.close()
-        assert front.ended == [None]
-        assert near.stream_count == 0
+    async with talk() as scene:
+        await scene.served.until(lambda p: p.received == b"hello")
+        scene.writer.write_eof()
+        await scene.served.until(lambda p: p.eof)
+        scene.stream.write(b"answer")
+        scene.stream.close()
+        assert await scene.reader.read() == b"answer"
+        await scene.front.until_ended()
+        assert scene.front.ended == [None]
+        assert scene.link.stream_count == 0
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
 async def test_a_caller_that_goes_is_heard_at_once(how: str) -> None:
     """A caller's reset ends the stream with one; its plain end arrives as an end of file."""
-    relay, gateway = Owner(), Owner()
-    async with link_pair("memory", relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(5):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-                writer.write(b"hello")
-                stream, served = await gateway.opened.get()
-                assert isinstance(served, Recorder)
-                if how == "reset":
-                    linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-                    writer.get_extra_info("socket").setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, linger
-                    )
-                    writer.transport.abort()
-                    await served.until(lambda p: bool(p.lost))
-                    assert isinstance(served.lost[0], StreamReset)
-                else:
-                    writer.close()
-                    await served.until(lambda p: p.eof)
-                    stream.close()
-                    await served.until(lambda p: bool(p.lost))
-                    assert served.lost == [None]
-                await front.until_ended()
+    async with talk() as scene:
+        writer, served = scene.writer, scene.served
+        if how == "reset":
+            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+            await served.until(lambda p: bool(p.lost))
+            assert isinstance(served.lost[0], StreamReset)
+        else:
+            writer.close()
+            await served.until(lambda p: p.eof)
+            scene.stream.close()
+            await served.until(lambda p: bool(p.lost))
+            assert served.lost == [None]
+        await scene.front.until_ended()
 
 
 async def test_a_stream_that_is_reset_cuts_the_caller() -> None:
     """When the gateway resets the stream, the caller's connection ends, and the splice says why."""
-    relay, gateway = Owner(), Owner()
-    async with link_pair("memory", relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(5):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-                writer.write(b"hello")
-                stream, _ = await gateway.opened.get()
-                stream.reset(ResetCode.CANCELLED)
-                await front.until_ended()
-                # What came before is delivered; that it was cut, the inner TLS sees by the missing
-                # close_notify.
-                assert await reader.read() == b""
-                writer.close()
-        assert isinstance(front.ended[0], StreamReset)
+    async with talk() as scene:
+        scene.stream.reset(ResetCode.CANCELLED)
+        await scene.front.until_ended()
+        # What came before is delivered; that it was cut, the inner TLS sees by the missing close_notify.
+        assert await scene.reader.read() == b""
+        assert isinstance(scene.front.ended[0], StreamReset)
 
 
 async def test_a_stream_that_was_never_begun_leaves_the_caller_to_be_told() -> None:
     """When the gateway refuses a stream before it has said a byte, the caller's connection is handed out."""
-    relay, gateway = Owner(), Owner()
-    async with link_pair("memory", relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(5):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-                writer.write(b"hello")
-                stream, _ = await gateway.opened.get()
-                stream.reset(ResetCode.OVERLOADED)
-                await front.until_ended()
-                assert await reader.read() == b"alert"
-                writer.close()
-        assert isinstance(front.ended[0], StreamReset)
+    async with talk() as scene:
+        scene.stream.reset(ResetCode.OVERLOADED)
+        await scene.front.until_ended()
+        assert await scene.reader.read() == b"alert"
+        assert isinstance(scene.front.ended[0], StreamReset)
 
 
 async def test_what_was_sent_before_a_finish_survives_a_reset_behind_it() -> None:
     """A gateway that has finished and then cancels the other direction has still said what it said."""
     data = os.urandom(3_000_000)
-    relay, gateway = Owner(), Owner()
-    async with link_pair("memory", relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(20):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
-                writer.write(b"hello")
-                stream, _ = await gateway.opened.get()
-                stream.write(data)
-                stream.write_eof()
-                received = await reader.readexactly(1_000_000)
-                while stream.get_write_buffer_size():
-                    received += await reader.read(10_000)
-                stream.abort()
-                received += await reader.read()
-                await front.until_ended()
-                writer.close()
+    async with talk(within=20, limit=4096) as scene:
+        reader, stream = scene.reader, scene.stream
+        stream.write(data)
+        stream.write_eof()
+        received = await reader.readexactly(1_000_000)
+        while stream.get_write_buffer_size():
+            received += await reader.read(10_000)
+        stream.abort()
+        received += await reader.read()
+        await scene.front.until_ended()
         assert received == data
-        assert front.ended == [None]
+        assert scene.front.ended == [None]
 
 
 async def test_no_stream_to_be_had() -> None:
@@ -207,36 +195,25 @@ async def test_no_stream_to_be_had() -> None:
 async def test_bulk_is_byte_exact_with_a_slow_reader(direction: str, carrier: CarrierKind) -> None:
     """Megabytes pass both ways unchanged, though whoever reads takes them in small bites."""
     data = os.urandom(6_000_000)
-    relay, gateway = Owner(), Owner()
-    async with link_pair(carrier, relay, gateway) as (near, _):
-        front = Front(near)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(30):
-            await relay.ready.wait()
-            server = await loop.create_server(front.protocol, "127.0.0.1", 0)
-            async with server:
-                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=4096)
-                writer.write(b"hello")
-                stream, served = await gateway.opened.get()
-                assert isinstance(served, Recorder)
-                if direction == "down":
-                    stream.write(data)
-                    stream.close()
-                    received = b""
-                    while bite := await reader.read(70_000):
-                        received += bite
-                        await asyncio.sleep(0)
-                    writer.close()
-                else:
-                    writer.write(data)
-                    writer.write_eof()
-                    while not served.eof:
-                        stream.pause_reading()
-                        await asyncio.sleep(0)
-                        stream.resume_reading()
-                        await asyncio.sleep(0)
-                    received = bytes(served.received[5:])
-                    stream.close()
-                    writer.close()
-                await front.until_ended()
+    async with talk(carrier, within=30, limit=4096) as scene:
+        stream, served = scene.stream, scene.served
+        if direction == "down":
+            stream.write(data)
+            stream.close()
+            received = b""
+            while bite := await scene.reader.read(70_000):
+                received += bite
+                await asyncio.sleep(0)
+        else:
+            scene.writer.write(data)
+            scene.writer.write_eof()
+            while not served.eof:
+                stream.pause_reading()
+                await asyncio.sleep(0)
+                stream.resume_reading()
+                await asyncio.sleep(0)
+            received = bytes(served.received[5:])
+            stream.close()
+        scene.writer.close()
+        await scene.front.until_ended()
         assert received == data
