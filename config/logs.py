@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import structlog
@@ -173,7 +173,7 @@ class _ShortWay(structlog.BoundLoggerBase):
         render = self._processors[0]
         # ``structlog.testing.capture_logs`` puts its own processor into the list, and has it taken out again.
         if isinstance(render, _JsonLine) and not self._context:
-            _output.take_call(_Call(render, render.now(), self._logger.area, facts))
+            _output.take(_Call(render, render.now(), self._logger.area, facts))
         else:
             self._proxy_to_logger("info", "call", **facts)
 
@@ -209,40 +209,31 @@ class _Output:
         self._later = None
         self.flush()
 
-    def take(self, line: str) -> None:
+    def take(self, line: str | _Call) -> None:
         """Take a line that may wait."""
         if self._later is None or threading.get_ident() != self._thread:
-            self._write(line + "\n")
+            self._write_all([line])
             return
         if not self._waiting:
             self._later(self.flush)
         self._waiting.append(line)
 
-    def take_call(self, call: _Call) -> None:
-        """Take the line of a call, which may wait."""
-        if self._later is None or threading.get_ident() != self._thread:
-            self._write(call.line() + "\n")
-            return
-        if not self._waiting:
-            self._later(self.flush)
-        self._waiting.append(call)
-
     def take_now(self, line: str) -> None:
         """Take a line that must not be lost, whatever happens next."""
         if threading.get_ident() == self._thread:
             self.flush()
-        self._write(line + "\n")
+        self._write_all([line])
 
     def flush(self) -> None:
         """Write what waits."""
         waiting, self._waiting = self._waiting, []
         if waiting:
-            lines = [each if isinstance(each, str) else each.line() for each in waiting]
-            self._write("\n".join(lines) + "\n")
+            self._write_all(waiting)
 
-    def _write(self, text: str) -> None:
+    def _write_all(self, lines: Sequence[str | _Call]) -> None:
+        texts = [line if isinstance(line, str) else line.line() for line in lines]
         try:
-            self.stream.write(text)
+            self.stream.write("\n".join(texts) + "\n")
             self.stream.flush()
         except (OSError, ValueError):
             # The log's reader has gone (closed pipe, full disk): calls go on, and nobody is left to tell.

@@ -64,15 +64,6 @@ class Keyring:
         self._found: KeyTable | KeysUnusable | None = None
         self._told = ""
 
-    def find(self, presented: ApiKey) -> StoredKey | None:
-        """
-        Return what is kept of a key, as ``table`` has it; None for a key that is not in it.
-
-        Raises:
-            KeysUnusable: The file cannot be used, and why.
-        """
-        return self.table().find(presented)
-
     def table(self) -> KeyTable:
         """
         Return the keys as the file stands now, or stood ``LOOK_EVERY`` ago at most.
@@ -81,7 +72,7 @@ class Keyring:
             One object while nothing changes.
 
         Raises:
-            KeysUnusable: As ``find``.
+            KeysUnusable: The file cannot be used, and why.
         """
         found, now = self._found, self._clock()
         if found is None or now - self._looked >= LOOK_EVERY:

@@ -83,9 +83,7 @@ class OutgoingHead(NamedTuple):
 
     def framed(self, body: Body) -> bytes:
         """Return the whole head, for a body with that framing."""
-        if body.kind is BodyKind.LENGTH:
-            return self.beginning + b"Content-Length: %d\r\n\r\n" % body.length
-        return self.beginning + _framing(body) + b"\r\n"
+        return self.beginning + _end(body)
 
 
 def encode_request(head: RequestHead) -> bytes:
@@ -108,7 +106,9 @@ def encode_response(head: ResponseHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
-    return _response_beginning(head, head.headers) + _response_end(head, head.body, head.keep_alive)
+    return _response_beginning(head, head.headers) + _end(
+        head.body, closes=not head.keep_alive and head.status >= 200
+    )
 
 
 def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
@@ -127,9 +127,7 @@ def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
     passing = model.passing
     if passing is None:
         passing = model.passing = _response_beginning(model, without_hop_by_hop(model.headers))
-    if keep_alive and body.kind is BodyKind.LENGTH:
-        return passing + b"Content-Length: %d\r\n\r\n" % body.length
-    return passing + _response_end(head, body, keep_alive)
+    return passing + _end(body, closes=not keep_alive and head.status >= 200)
 
 
 def _response_beginning(head: ResponseHead, fields: Headers) -> bytes:
@@ -141,13 +139,6 @@ def _response_beginning(head: ResponseHead, fields: Headers) -> bytes:
         if name not in _FRAMING or (keeps_length and name == b"content-length"):
             lines.append(b"%b: %b" % field)
     return _beginning(lines, RESPONSE_SHAPE)
-
-
-def _response_end(head: ResponseHead, body: Body, keep_alive: bool) -> bytes:
-    """Return the framing fields and the empty line."""
-    if keep_alive or head.status < 200:
-        return _framing(body) + b"\r\n"
-    return _framing(body) + b"Connection: close\r\n\r\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -166,11 +157,12 @@ def _beginning(lines: list[bytes], shape: re.Pattern[bytes]) -> bytes:
     return joined
 
 
-def _framing(body: Body) -> bytes:
-    """Return the framing field of a body with its line end; empty for none."""
+def _end(body: Body, *, closes: bool = False) -> bytes:
+    """Return the framing fields, ``Connection: close`` where the connection ends, and the empty line."""
+    end = b"Connection: close\r\n\r\n" if closes else b"\r\n"
     if body.kind is BodyKind.LENGTH:
-        return b"Content-Length: %d\r\n" % body.length
-    return b"Transfer-Encoding: chunked\r\n" if body.kind is BodyKind.CHUNKED else b""
+        return b"Content-Length: %d\r\n%b" % (body.length, end)
+    return b"Transfer-Encoding: chunked\r\n" + end if body.kind is BodyKind.CHUNKED else end
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:

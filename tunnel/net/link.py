@@ -376,7 +376,6 @@ class Link:
         # Kept here, because uvloop's handle for a moment that has passed already does not say its own.
         self._timer_due = due
         self._timer = self.loop.call_at(due, self._timer_fired)
-        self._timer_due = due  # uvloop's handle does not always know
 
     def _timer_fired(self) -> None:
         self._timer = None
