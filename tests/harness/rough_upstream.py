@@ -142,6 +142,8 @@ class RoughUpstream:
         self._closing.wait(_PATIENCE)
 
     def _garbage(self, request: Request) -> None:
+        for _ in request.body():  # so that the gateway has sent all, and is waiting for a head
+            pass
         request.connection.sendall(b"\x00\x01\x02 this is no HTTP at all\r\n\r\n")
 
     def _die_at_once(self, request: Request) -> None:
