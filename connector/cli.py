@@ -32,6 +32,7 @@ from sallyport.connector.cli_options import (
 from sallyport.connector.client import serve
 from sallyport.connector.dial import Dialler
 from sallyport.connector.snippets import Kind, LocalServer, Snippet, snippet
+from sallyport.tunnel.net.allocator import settle_allocator
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
 from sallyport.tunnel.net.sockets import raise_descriptor_limit
@@ -94,6 +95,7 @@ def connect(
             typer.echo(_welcome(tunnel, server, actual_port), err=True)
 
     settle_collector()
+    settle_allocator()
     on_loop = {"use_uvloop": wants_uvloop()}
     anyio.run(_serve_until_stopped, dialler, server, port, say, backend_options=on_loop)
 

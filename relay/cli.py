@@ -20,6 +20,7 @@ from sallyport.config.logs import configure_logging
 from sallyport.relay.app import run as run_relay
 from sallyport.relay.initialise import Initialised, initialise
 from sallyport.relay.tunnel_cli import ConfigOption, app as tunnel_app
+from sallyport.tunnel.net.allocator import settle_allocator
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
 
@@ -55,6 +56,7 @@ def run(config: ConfigOption = None) -> None:
     settings = load_relay(config)
     configure_logging(settings.log)
     settle_collector()
+    settle_allocator()
     anyio.run(run_relay, settings, backend_options={"use_uvloop": wants_uvloop()})
 
 

@@ -89,7 +89,7 @@ class TlsEngine:
 
         ``handshake_complete``, ``peer_closed`` and ``failure`` may have changed afterwards. A close_notify
         ends the plaintext: what the peer sends behind it is ignored, as RFC 8446 §6.1 wants. So does a record
-        that is broken; what came whole before it is returned first.
+        that is broken; what came whole before it is returned first. Do it by the ``PIECE``.
 
         Raises:
             TlsFailed: The handshake or a record failed, or the peer sent a fatal alert.
@@ -98,8 +98,6 @@ class TlsEngine:
             raise self.failure
         if self.peer_closed:
             return b""
-        if len(data) > PIECE:
-            return self._receive_in_pieces(memoryview(data))
         self._incoming.write(data)
         try:
             if not self.handshake_complete and not self._shake_hands():
@@ -165,19 +163,6 @@ class TlsEngine:
             raise TlsFailed(None, str(error)) from error
         self.handshake_complete = True
         return True
-
-    def _receive_in_pieces(self, data: memoryview) -> bytes:
-        chunks = []
-        for start in range(0, len(data), PIECE):
-            try:
-                chunks.append(self.receive(data[start : start + PIECE]))
-            except TlsFailed as failure:
-                if not any(chunks):
-                    raise
-                self.failure = failure
-            if self.failure is not None:
-                break
-        return b"".join(chunks)
 
     def _decrypt(self) -> bytes:
         chunks = []

@@ -18,7 +18,7 @@ says so at once and still swallows the rest of it. Deliberately absent: bufferin
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from sallyport.tunnel.errors import TlsFailed, TlsTruncated, TunnelError
@@ -107,11 +107,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self.first_flight = self._engine.data_to_send()
         self._lower.write(self.first_flight)
 
-    def data_received(self, data: bytes) -> None:
-        if self._lost:
+    def data_received(self, data: bytes | memoryview) -> None:
+        engine = self._engine
+        if self._lost or engine.peer_closed:
+            return  # What comes behind a close_notify is ignored (RFC 8446 §6.1).
+        if len(data) > PIECE:
+            # Each piece goes up before the next is decrypted: to join them costs more than the further calls,
+            # most of it in page faults.
+            for piece in _pieces(data):
+                self.data_received(piece)
             return
         try:
-            plaintext = self._engine.receive(data)
+            plaintext = engine.receive(data)
         except TunnelError as error:
             self._fail(error)
             return
@@ -166,7 +173,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if len(data) <= PIECE:
                 self._engine.send(data)
             else:
-                self._send_pieces(memoryview(data))
+                self._send_pieces(data)
         except TlsFailed as error:
             self._fail(error)
             return
@@ -275,7 +282,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._upper.eof_received():
             self.close()
 
-    def _send_pieces(self, data: memoryview) -> None:
+    def _send_pieces(self, data: bytes | bytearray | memoryview) -> None:
         """
         Encrypt much data and write it on.
 
@@ -283,8 +290,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         before the first is written, because writing may call back.
         """
         encrypted = []
-        for start in range(0, len(data), PIECE):
-            self._engine.send(data[start : start + PIECE])
+        for each in _pieces(data):
+            self._engine.send(each)
             encrypted.append(self._engine.data_to_send())
         if self._lower is not None:
             for piece in encrypted:
@@ -323,3 +330,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         # which does not see how much memory OpenSSL has behind them.
         upper, self._upper = self._upper, _NOBODY
         upper.connection_lost(error)
+
+
+def _pieces(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    """Cut data as the engine wants it."""
+    for start in range(0, len(data), PIECE):
+        yield memoryview(data)[start : start + PIECE]
