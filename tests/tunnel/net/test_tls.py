@@ -190,3 +190,131 @@ async def test_bulk_past_a_reader_that_stops(identity: TestIdentity) -> None:
             await gateway.until(lambda p: len(p.received) == len(data))
             await caller.until(lambda p: not p.is_paused)
         assert bytes(gateway.received) == data
+
+
+class _InMemory(asyncio.Transport):
+    """What is below TLS when a test brings the bytes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        """Stay open: whoever tests decides what comes."""
+
+    def abort(self) -> None:
+        """Stay open."""
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """Bring what the test brings."""
+
+    def resume_reading(self) -> None:
+        """Bring what the test brings."""
+
+    def take(self) -> bytes:
+        """Take what was written."""
+        taken = bytes(self.written)
+        self.written.clear()
+        return taken
+
+
+class _Pieces(asyncio.Protocol):
+    """Keeps what it is given, piece by piece, and stops reading at some of them."""
+
+    def __init__(self, *, pause_at: int = 0) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.pieces: list[bytes] = []
+        self.ends = 0
+        self.lost: list[Exception | None] = []
+        self._pause_at = pause_at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append(data)
+        if len(self.pieces) == self._pause_at and self.transport is not None:
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.ends += 1
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+def in_memory(identity: TestIdentity, reader: _Pieces) -> tuple[TlsTransport, _InMemory, TlsTransport]:
+    """Return the caller's end, what it writes to, and the gateway's end below the reader, both admitted."""
+    loop = asyncio.get_running_loop()
+    name = tunnel_host(identity.label, DOMAIN)
+    engines = (
+        TlsEngine(caller_context(identity.bundle), server_side=False, server_hostname=name),
+        TlsEngine(door_context(identity.directory.gateway("gw"), identity.root), server_side=True),
+    )
+    caller, gateway = (
+        TlsTransport(engine, upper, loop=loop, verify=nobody_refused, handshake_timeout=5)
+        for engine, upper in zip(engines, (_Pieces(), reader), strict=True)
+    )
+    up, down = _InMemory(), _InMemory()
+    gateway.connection_made(down)
+    caller.connection_made(up)
+    while up.written or down.written:
+        gateway.data_received(up.take())
+        caller.data_received(down.take())
+    return caller, up, gateway
+
+
+async def test_much_at_once_goes_up_in_pieces(identity: TestIdentity) -> None:
+    """What comes in one delivery is not joined: pieces of some 80 KiB go up, in order and complete."""
+    reader = _Pieces()
+    caller, wire, gateway = in_memory(identity, reader)
+    sent = os.urandom(1 << 20)
+    caller.write(sent)
+    gateway.data_received(wire.take())
+    assert b"".join(reader.pieces) == sent
+    assert 12 < len(reader.pieces) < 16
+
+
+async def test_a_reader_that_stops_in_the_middle_gets_no_further_piece(identity: TestIdentity) -> None:
+    """The rest of a delivery waits for a reader who stops at its second piece, and comes when he goes on."""
+    reader = _Pieces(pause_at=2)
+    caller, wire, gateway = in_memory(identity, reader)
+    sent = os.urandom(1 << 20)
+    caller.write(sent)
+    gateway.data_received(wire.take())
+    assert len(reader.pieces) == 2
+    gateway.resume_reading()
+    await anyio.lowlevel.checkpoint()
+    assert b"".join(reader.pieces) == sent
+
+
+async def test_a_broken_record_spares_what_came_before_it(identity: TestIdentity) -> None:
+    """In the middle of a large delivery: what is whole goes up, then the connection fails, once."""
+    reader = _Pieces()
+    caller, wire, gateway = in_memory(identity, reader)
+    sent = os.urandom(1 << 20)
+    caller.write(sent)
+    wire.written[len(wire.written) // 2] ^= 1
+    gateway.data_received(wire.take())
+    assert sent.startswith(received := b"".join(reader.pieces))
+    assert len(sent) // 2 - (1 << 15) < len(received) <= len(sent) // 2
+    assert [type(error) for error in reader.lost] == [TlsFailed]
+
+
+async def test_what_comes_behind_the_end_is_ignored(identity: TestIdentity) -> None:
+    """The end is heard once, whatever else the peer sends (RFC 8446 §6.1)."""
+    reader = _Pieces()
+    caller, wire, gateway = in_memory(identity, reader)
+    caller.write(b"last words")
+    caller.write_eof()
+    gateway.data_received(wire.take())
+    gateway.data_received(b"rubbish behind the end")
+    assert (reader.pieces, reader.ends, reader.lost) == ([b"last words"], 1, [])
