@@ -98,15 +98,23 @@ class TlsEngine:
             raise self.failure
         if self.peer_closed:
             return b""
-        self._incoming.write(data)
+        incoming = self._incoming
+        incoming.write(data)
+        if not self.handshake_complete and not self._shake_hands_with(data):
+            return b""
+        chunks = []
+        read = self.tls.read
         try:
-            if not self.handshake_complete and not self._shake_hands():
-                return b""
-        except TlsFailed as error:
-            if error.alert is None and (alert := read_alert_record(data)) is not None:
-                raise TlsFailed(alert.name.lower(), "before the handshake began") from error
-            raise
-        return self._decrypt()
+            # Asking OpenSSL once more than there are records costs an exception, so ask the buffer first.
+            while incoming.pending:
+                chunk = read(_RECORD)
+                if not chunk:
+                    self.peer_closed = True
+                    break
+                chunks.append(chunk)
+        except ssl.SSLError as error:
+            self._stop(error, had_plaintext=bool(chunks))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def receive_eof(self) -> None:
         """
@@ -151,6 +159,14 @@ class TlsEngine:
 
     # Inside
 
+    def _shake_hands_with(self, data: bytes | memoryview) -> bool:
+        try:
+            return self._shake_hands()
+        except TlsFailed as error:
+            if error.alert is None and (alert := read_alert_record(data)) is not None:
+                raise TlsFailed(alert.name.lower(), "before the handshake began") from error
+            raise
+
     def _shake_hands(self) -> bool:
         try:
             self.tls.do_handshake()
@@ -164,28 +180,18 @@ class TlsEngine:
         self.handshake_complete = True
         return True
 
-    def _decrypt(self) -> bytes:
-        chunks = []
-        read, incoming = self.tls.read, self._incoming
-        try:
-            # Asking OpenSSL once more than there are records costs an exception, so ask the buffer first.
-            while incoming.pending:
-                chunk = read(_RECORD)
-                if not chunk:
-                    self.peer_closed = True
-                    break
-                chunks.append(chunk)
-        except ssl.SSLWantReadError:
-            pass  # The rest is the beginning of a record, or a post-handshake message without plaintext.
-        except ssl.SSLZeroReturnError:
+    def _stop(self, error: ssl.SSLError, *, had_plaintext: bool) -> None:
+        """Judge why there is no more plaintext; a failure behind some is kept for when that was taken."""
+        if isinstance(error, ssl.SSLWantReadError):
+            return  # The rest is the beginning of a record, or a post-handshake message without plaintext.
+        if isinstance(error, ssl.SSLZeroReturnError):
             self.peer_closed = True
-        except ssl.SSLError as error:
-            failure = _failure(error)
-            failure.__cause__ = error
-            if not chunks:
-                raise failure from error
-            self.failure = failure
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return
+        failure = _failure(error)
+        failure.__cause__ = error
+        if not had_plaintext:
+            raise failure
+        self.failure = failure
 
 
 def _failure(error: ssl.SSLError) -> TlsFailed:

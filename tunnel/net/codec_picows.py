@@ -77,9 +77,9 @@ class _PicowsCodec:
         self._transport: WSTransport = self._protocol.transport
         if is_client:
             key = self._transport.request.headers["Sec-WebSocket-Key"]
-            self._feed(_UPGRADED.format(accept_key(key)).encode())
+            self._receive_by_piece(memoryview(_UPGRADED.format(accept_key(key)).encode()))
         else:
-            self._feed(_UPGRADE)
+            self._receive_by_piece(memoryview(_UPGRADE))
         if not self._listener.is_connected:
             raise AssertionError("picows does not take an upgrade that is right")
         below.write_through = receiver.write
@@ -90,7 +90,14 @@ class _PicowsCodec:
         return not (self._listener.is_closed or self._transport.is_close_frame_sent)
 
     def receive(self, data: bytes) -> None:
-        self._feed(data)
+        protocol, size = self._protocol, len(data)
+        buffer = protocol.get_buffer(-1)
+        if size <= _PIECE and size <= len(buffer):
+            # The usual case by itself: small messages come by the thousand, and each would pay for the loop.
+            buffer[:size] = data
+            protocol.buffer_updated(size)
+        else:
+            self._receive_by_piece(memoryview(data))
         if self._listener.failure is not None:
             raise self._listener.failure
         if self._transport.is_close_frame_sent:
@@ -105,17 +112,7 @@ class _PicowsCodec:
         self._listener.is_closed = True
         self._transport.send(WSMsgType.CLOSE, _NORMAL)
 
-    def _feed(self, data: bytes) -> None:
-        protocol, size = self._protocol, len(data)
-        buffer = protocol.get_buffer(-1)
-        if size > _PIECE or size > len(buffer) or not self.is_open:
-            self._feed_by_piece(memoryview(data))
-            return
-        # The usual case by itself: small messages come by the thousand, and each would pay for the loop.
-        buffer[:size] = data
-        protocol.buffer_updated(size)
-
-    def _feed_by_piece(self, rest: memoryview) -> None:
+    def _receive_by_piece(self, rest: memoryview) -> None:
         protocol = self._protocol
         while rest and self.is_open:
             buffer = protocol.get_buffer(-1)
