@@ -15,11 +15,15 @@ from sallyport.tunnel.buckets import FloodGuard
 from sallyport.tunnel.events import (
     DataReceived,
     Event,
+    SeldomEvent,
     StreamFinished,
     StreamOpened,
     StreamWasReset,
 )
 from sallyport.tunnel.frames import (
+    DATA_WORD,
+    HEADER_SIZE,
+    HEADER_WORDS,
     FrameType,
     GoAwayReason,
     ResetCode,
@@ -33,6 +37,7 @@ from sallyport.tunnel.frames import (
 )
 from sallyport.tunnel.handshake import Side
 from sallyport.tunnel.idle_credit import IdleCredit
+from sallyport.tunnel.limits import DATA_MAX
 from sallyport.tunnel.opening import Opening, encode_opening, read_opening
 from sallyport.tunnel.scheduler import Scheduler, SendLane
 from sallyport.tunnel.stream_state import Input, State, next_state, states_unmoved_by
@@ -131,14 +136,36 @@ class Streams:
             self._add(stream).window.received(len(opening.first), now)
             happened.append(StreamOpened(stream, opening))
 
-    def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
-        """Take DATA within the credit; what is given on is a copy."""
-        record = self._open.get(stream)
-        if record is None or not _TAKES_DATA[record.state]:
-            self._receiving(stream, Input.DATA_RECEIVED, now, happened)  # which says what is wrong with it
-        elif record.window.received(len(payload), now):
-            happened.append(_DATA_RECEIVED((stream, payload.tobytes())))
-        else:
+    def data_received(self, message: memoryview, start: int, now: float, happened: list[Event]) -> int:
+        """
+        Take the DATA that stands in a message from some place on, frame by frame, while nothing is unusual.
+
+        Most frames are DATA for an open stream within its credit. They get one look, here, at all that must
+        hold; whatever else there is goes the long way, which says what is wrong with it. What is given on is
+        a copy.
+
+        Returns:
+            Where the first frame begins that was not taken; the message's length when there is none.
+        """
+        size = message.nbytes
+        unpack, find, add = HEADER_WORDS.unpack_from, self._open.get, happened.append
+        while (begin := start + HEADER_SIZE) < size:
+            word, stream, length = unpack(message, start)
+            end = begin + length
+            if word != DATA_WORD or not 0 < length <= DATA_MAX or end > size:
+                break
+            record = find(stream)
+            if record is None or not _TAKES_DATA[record.state] or not record.window.received(length, now):
+                break
+            add(_DATA_RECEIVED((stream, message[begin:end].tobytes())))
+            start = end
+        return start
+
+    def unusual_data_received(
+        self, stream: StreamId, _: memoryview, now: float, happened: list[Event]
+    ) -> None:
+        """Judge DATA of the right shape that was not taken: its stream does not take it, or has no credit."""
+        if self._receiving(stream, Input.DATA_RECEIVED, now, happened) is not None:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 
     def window_received(
@@ -247,7 +274,7 @@ class Streams:
             if lane.is_finishing or not _SENDS_DATA[record.state]:
                 _check_sendable(record, Input.DATA_SENT)
             # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
-            self._scheduler.send_data(lane, data if type(data) is bytes else bytes(data))
+            return self._scheduler.send_data(lane, data if type(data) is bytes else bytes(data))
         return lane.unsent
 
     def finish(self, stream: StreamId) -> None:
@@ -306,7 +333,7 @@ class Streams:
         sweep = self._swept + limits.SWEEP_EVERY
         return sweep if idle is None else min(idle, sweep)
 
-    def tick(self, now: float, happened: list[Event]) -> None:
+    def tick(self, now: float, happened: list[SeldomEvent]) -> None:
         """Return credit that is not used, and end slow consumers while memory is short (SPEC.md §7)."""
         for lane, credit in self._idle_credit.sweep(now):
             self._scheduler.send_control(encode_credit(FrameType.RETURN, lane.stream, credit))
@@ -367,7 +394,7 @@ _Receiver = Callable[[Streams, StreamId, memoryview, float, list[Event]], None]
 # Who takes a frame that belongs to a stream; the link's own frames are the mux's.
 STREAM_RECEIVERS: Final[dict[int, _Receiver]] = {
     FrameType.OPEN: Streams.open_received,
-    FrameType.DATA: Streams.data_received,
+    FrameType.DATA: Streams.unusual_data_received,
     FrameType.WINDOW: Streams.window_received,
     FrameType.FINISH: Streams.finish_received,
     FrameType.RESET: Streams.reset_received,

@@ -30,14 +30,14 @@ def pulled(scheduler: Scheduler) -> list[list[tuple[int, int, int]]]:
     messages = []
     while (message := scheduler.next_message()) is not None:
         messages.append([(kind, stream, len(payload)) for kind, stream, payload in frames_of(message)])
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     return messages
 
 
 def test_nothing_to_send() -> None:
     """An idle link has no message."""
     scheduler = Scheduler()
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     assert scheduler.next_message() is None
 
 
@@ -172,7 +172,7 @@ def test_a_stream_without_credit_waits() -> None:
     """Without credit nothing leaves; credit lets exactly as much go."""
     scheduler, poor = Scheduler(), lane(1, credit=0)
     scheduler.send_data(poor, bytes(100))
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     scheduler.add_credit(poor, 30)
     assert pulled(scheduler) == [[(DATA, 1, 30)]]
     scheduler.add_credit(poor, 1000)
@@ -228,7 +228,7 @@ def test_dropped_data_does_not_leave() -> None:
     scheduler.send_data(dropped, bytes(100))
     scheduler.send_window(StreamId(1), 10)
     scheduler.drop(StreamId(1))
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     assert scheduler.next_message() is None
 
 
