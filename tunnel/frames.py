@@ -45,7 +45,7 @@ StreamId = NewType("StreamId", int)
 
 HEADER: Final = Struct("!BBHII")
 HEADER_SIZE: Final = HEADER.size
-# The same 12 bytes as whoever receives reads them: type, flags and reserved bits in one word, stream, length.
+# The same 12 bytes with type, flags and reserved bits in one word, which one look can judge; stream, length.
 HEADER_WORDS: Final = Struct("!III")
 # Types from here on are extensions: an end that does not know one skips it (SPEC.md §3).
 FIRST_IGNORABLE: Final = 128
@@ -75,7 +75,7 @@ class FrameType(IntEnum):
 
 
 # The first word of DATA, the one frame that is frequent enough to be known by sight.
-DATA_WORD: Final = FrameType.DATA << 24
+DATA_WORD: Final = int(FrameType.DATA) << 24
 
 
 class ResetCode(IntEnum):

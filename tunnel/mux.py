@@ -51,7 +51,6 @@ from sallyport.tunnel.hello import Hello, HelloAck, Refusal
 from sallyport.tunnel.json_object import JsonObject
 from sallyport.tunnel.keepalive import Keepalive
 from sallyport.tunnel.opening import Opening
-from sallyport.tunnel.scheduler import Scheduler
 from sallyport.tunnel.streams import STREAM_RECEIVERS, Streams
 from sallyport.tunnel.windows import MemoryBudget
 
@@ -87,15 +86,15 @@ class Mux:
         self._handshake: Final = Handshake(side, now)
         self._keepalive: Final = Keepalive(now)
         self._guard: Final = FloodGuard(now)
-        self.output: Final = Scheduler()
-        self._streams: Final = Streams(
-            side, self.output, self._guard, budget=budget, most=max_streams, now=now
-        )
+        self._streams: Final = Streams(side, self._guard, budget=budget, most=max_streams, now=now)
+        self.output: Final = self._streams.output
         self._opens: Final = TokenBucket(limits.OPEN_BURST_SENT, limits.OPEN_RATE_SENT, now)
+        # Returns the next message for the carrier, or None when nothing may go now.
+        self.message_to_send: Final = self.output.next_message
         # What is done for one stream. Nothing happens on one that has ended, perhaps by an event that is not
-        # handled yet. These are the streams' own methods, because most are called for every frame, and a
-        # method that only passes the call on would cost as much as what it calls.
-        self.send_data: Final = self._streams.send_data
+        # handled yet. These are the methods of whoever does it, because most are called for every frame, and
+        # a method that only passes the call on would cost as much as what it calls.
+        self.send_data: Final = self.output.send_data
         self.finish: Final = self._streams.finish
         self.reset: Final = self._streams.reset
         self.consumed: Final = self._streams.consumed
@@ -141,7 +140,7 @@ class Mux:
         """
         happened: list[Event] = []
         streams, keepalive = self._streams, self._keepalive
-        view = memoryview(message)
+        view = message if type(message) is memoryview else memoryview(message)
         size = view.nbytes
         try:
             if not 0 < size <= limits.MESSAGE_MAX:
@@ -217,13 +216,6 @@ class Mux:
             self._streams.refused_above(last, happened)
 
     # Sending, for the link
-
-    def message_to_send(self) -> bytes | None:
-        """Return the next message for the carrier, or None when nothing may go now."""
-        message = self.output.next_message()
-        if self.output.finished:
-            self._streams.message_pulled()
-        return message
 
     def drained(self) -> list[StreamWritable]:
         """Return the streams whose writers may go on; call it after messages were pulled."""

@@ -14,12 +14,14 @@ dropped, and the mux ends a link whose other control frames pass ``CONTROL_LANE`
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Final
 
 from sallyport.tunnel.frames import (
-    HEADER,
+    DATA_WORD,
     HEADER_SIZE,
+    HEADER_WORDS,
     FrameType,
     StreamId,
     encode,
@@ -35,9 +37,7 @@ from sallyport.tunnel.limits import (
     TURN,
 )
 
-_PACK: Final = HEADER.pack
-# A plain number, because packing an enum's member costs twice as much.
-_DATA: Final = int(FrameType.DATA)
+_HEADER_OF: Final = HEADER_WORDS.pack
 _CREDIT_FRAME: Final = HEADER_SIZE + 4
 # A frame that the end of a message would cut to less than this waits for the next message instead.
 _SLIVER: Final = 1024
@@ -91,26 +91,34 @@ class Scheduler:
     """
     One link's output.
 
+    Args:
+        lanes: The streams that are open, by number; whoever begins and ends them keeps it.
+        finish_left: Told of each stream whose FINISH is in the message that is being made.
+
     Attributes:
         control_bytes: Bytes of control frames that wait, other than credit and PONGs.
         drained: Streams that fell to ``LOW_WATER`` after passing ``HIGH_WATER``, until they are taken.
-        finished: Streams whose FINISH has left, until they are taken.
         has_output: Whether ``next_message`` has something. It is asked for more often than anything is
             queued, so it is kept and not worked out.
     """
 
     __slots__ = (
         "_control",
+        "_finish_left",
+        "_lanes",
         "_pongs",
         "_turns",
         "_windows",
         "control_bytes",
         "drained",
-        "finished",
         "has_output",
     )
 
-    def __init__(self) -> None:
+    def __init__(
+        self, lanes: Mapping[StreamId, SendLane], finish_left: Callable[[StreamId], None]
+    ) -> None:
+        self._lanes: Final = lanes
+        self._finish_left: Final = finish_left
         self.has_output = False
         self.control_bytes = 0
         self._control: Final[deque[bytes]] = deque()
@@ -118,7 +126,6 @@ class Scheduler:
         self._windows: Final[dict[StreamId, int]] = {}
         self._turns: Final[OrderedDict[StreamId, SendLane]] = OrderedDict()
         self.drained: list[StreamId] = []
-        self.finished: list[StreamId] = []
 
     # Queueing
 
@@ -138,14 +145,30 @@ class Scheduler:
         self._windows[stream] = self._windows.get(stream, 0) + credit
         self.has_output = True
 
-    def send_data(self, lane: SendLane, data: bytes) -> int:
-        """Queue data behind what the stream has queued; return how many bytes of it wait now."""
-        lane.chunks.append(data)
+    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> int:
+        """
+        Queue data; it leaves as credit and the other streams allow. What is not ``bytes`` is copied.
+
+        Returns:
+            How many bytes of the stream are queued and not yet pulled; 0 for one that has ended.
+
+        Raises:
+            RuntimeError: After ``finish``.
+        """
+        lane = self._lanes.get(stream)
+        if lane is None:
+            return 0
+        if not data:
+            return lane.unsent
+        if lane.is_finishing:
+            raise RuntimeError(f"data on stream {stream} after its end")
+        # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
+        lane.chunks.append(data if type(data) is bytes else bytes(data))
         lane.unsent = unsent = lane.unsent + len(data)
         if unsent > HIGH_WATER:
             lane.is_full = True
         if lane.credit:
-            self._turns[lane.stream] = lane
+            self._turns[stream] = lane
             self.has_output = True
         return unsent
 
@@ -192,7 +215,7 @@ class Scheduler:
             room = self._add_control(pieces, room)
         # Streams get their turns until the message is full or nobody may send.
         while turns and room > HEADER_SIZE:
-            stream, lane = turns.popitem(last=False)
+            stream, lane = turns.popitem(False)
             # When nobody else waits a large frame delays nobody; alone in a message it may fill it.
             most = TURN - HEADER_SIZE if turns else DATA_MAX
             size = lane.unsent
@@ -207,10 +230,10 @@ class Scheduler:
                     turns.move_to_end(stream, last=False)
                     break
             if size:
-                pieces.append(_PACK(_DATA, 0, 0, stream, size))
+                pieces.append(_HEADER_OF(DATA_WORD, stream, size))
                 if size == lane.unsent:
                     pieces += lane.chunks
-                    del lane.chunks[:]
+                    lane.chunks.clear()
                 else:
                     lane.take_part(size, pieces)
                 room -= HEADER_SIZE + size
@@ -226,11 +249,6 @@ class Scheduler:
         """Return the streams that fell to ``LOW_WATER`` since the last call, after passing ``HIGH_WATER``."""
         drained, self.drained = self.drained, []
         return drained
-
-    def take_finished(self) -> list[StreamId]:
-        """Return the streams whose FINISH has left since the last call."""
-        finished, self.finished = self.finished, []
-        return finished
 
     def _add_control(self, pieces: _Pieces, room: int) -> int:
         """Add as many control frames as fit; return the room left for data, none while one of them waits."""
@@ -262,6 +280,6 @@ class Scheduler:
             self._turns[lane.stream] = lane
         elif lane.is_finishing:
             pieces.append(encode(FrameType.FINISH, lane.stream))
-            self.finished.append(lane.stream)
             room -= HEADER_SIZE
+            self._finish_left(lane.stream)
         return room
