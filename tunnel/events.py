@@ -7,7 +7,7 @@ which they happened; handle all of them.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, final
 
 from sallyport.tunnel.frames import GoAwayReason, ResetCode, StreamId
 from sallyport.tunnel.hello import Hello, HelloAck, Refusal
@@ -84,6 +84,7 @@ class StreamOpened:
     opening: Opening
 
 
+@final
 class DataReceived(NamedTuple):
     """
     Bytes have come on a stream: report them to ``consumed`` when they have been taken.

@@ -24,7 +24,6 @@ A message holds one or more whole frames. This file knows shapes only: which typ
 the link, and how long its payload may be. What a frame means, and when it may come, is the mux's business.
 """
 
-from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NewType
@@ -35,7 +34,6 @@ from sallyport.tunnel.limits import (
     CONTROL_MAX,
     DATA_MAX,
     HELLO_MAX,
-    MESSAGE_MAX,
     OPEN_FIRST_MAX,
     PING_SIZE,
     SERVER_NAME_MAX,
@@ -47,6 +45,8 @@ StreamId = NewType("StreamId", int)
 
 HEADER: Final = Struct("!BBHII")
 HEADER_SIZE: Final = HEADER.size
+# The same 12 bytes with type, flags and reserved bits in one word, which one look can judge; stream, length.
+HEADER_WORDS: Final = Struct("!III")
 # Types from here on are extensions: an end that does not know one skips it (SPEC.md §3).
 FIRST_IGNORABLE: Final = 128
 
@@ -72,6 +72,10 @@ class FrameType(IntEnum):
     GO_AWAY = 11
     CONTROL = 12
     RETURN = 13
+
+
+# The first word of DATA, the one frame that is frequent enough to be known by sight.
+DATA_WORD: Final = int(FrameType.DATA) << 24
 
 
 class ResetCode(IntEnum):
@@ -146,10 +150,9 @@ _SHAPES: Final[dict[int, tuple[tuple[int, int], int, int]]] = {
     FrameType.RETURN: (_STREAM, 4, 4),
 }
 
-# The same by a header's first word as it must be, with neither flags nor reserved bits: so one look, which is
-# made for every frame, tells that and all that there is to check. A plain number for the type, because an
-# enum's member costs more wherever it goes.
-_FIRST_WORD: Final = Struct("!III")
+# The same by a header's first word as it must be, with neither flags nor reserved bits: so one look tells
+# that and all that there is to check. A plain number for the type, because an enum's member costs more
+# wherever it goes.
 _SHAPES_BY_WORD: Final = {
     kind << 24: (int(kind), *streams, least, most) for kind, (streams, least, most) in _SHAPES.items()
 }
@@ -157,41 +160,35 @@ _SHAPES_BY_WORD: Final = {
 # Receiving
 
 
-def split_message(message: memoryview) -> Iterator[tuple[int, StreamId, memoryview]]:
+def frame_at(message: memoryview, start: int) -> tuple[int, StreamId, int]:
     """
-    Take a message of the carrier apart, checking each frame's shape before it is given out.
+    Read the header of the frame that begins at some place of a message, and check the frame's shape.
 
     Args:
-        message: One whole message; it may be borrowed, and so are the payloads that are given out.
+        message: One whole message of the carrier.
+        start: Where the frame begins, before the message's end.
 
-    Yields:
-        Type, stream and payload of each frame whose type this end knows; the others are skipped by rule.
+    Returns:
+        Its type, its stream, and where it ends; 0 for a type that this end does not know and skips by rule.
 
     Raises:
-        ProtocolViolation: The message or a frame breaks SPEC.md §3. The frames before it were given out.
+        ProtocolViolation: The frame breaks SPEC.md §3.
     """
-    size = len(message)
-    if not 0 < size <= MESSAGE_MAX:
-        raise violation(f"a message of {size} bytes; 1 to {MESSAGE_MAX} are allowed")
-    unpack, shape_of = _FIRST_WORD.unpack_from, _SHAPES_BY_WORD.get
-    start = 0
-    while start < size:
-        if size - start < HEADER_SIZE:
-            raise violation(f"{size - start} stray bytes after the last frame of a message")
-        word, stream, length = unpack(message, start)
-        start += HEADER_SIZE
-        end = start + length
-        shape = shape_of(word)
-        if shape is None or end > size:
-            _check_unusual(word, length, size - start)
-        else:
-            kind, lowest, highest, least, most = shape
-            if not least <= length <= most:
-                raise violation(f"{FrameType(kind).name} with {length} bytes; {least} to {most} are allowed")
-            if not lowest <= stream <= highest:
-                raise violation(f"{FrameType(kind).name} on stream {stream}")
-            yield kind, stream, message[start:end]
-        start = end
+    begin, size = start + HEADER_SIZE, message.nbytes
+    if begin > size:
+        raise violation(f"{size - start} stray bytes after the last frame of a message")
+    word, stream, length = HEADER_WORDS.unpack_from(message, start)
+    end = begin + length
+    shape = _SHAPES_BY_WORD.get(word)
+    if shape is None or end > size:
+        _check_unusual(word, length, size - begin)
+        return 0, StreamId(stream), end
+    kind, lowest, highest, least, most = shape
+    if not least <= length <= most:
+        raise violation(f"{FrameType(kind).name} with {length} bytes; {least} to {most} are allowed")
+    if not lowest <= stream <= highest:
+        raise violation(f"{FrameType(kind).name} on stream {stream}")
+    return kind, StreamId(stream), end
 
 
 def _check_unusual(word: int, length: int, left: int) -> None:

@@ -25,23 +25,20 @@ class Keepalive:
         now: The time, in seconds.
 
     Attributes:
+        heard: When the last message came, a sign of life whatever it was. Whoever receives it sets this.
+        is_waiting: Whether nothing at all has come since the last PING. Whoever receives something ends it.
         rtt: The round trip in seconds, None before the first answer.
     """
 
-    __slots__ = ("_heard", "_number", "_pinged", "_waiting", "rtt")
+    __slots__ = ("_number", "_pinged", "heard", "is_waiting", "rtt")
 
     def __init__(self, now: float) -> None:
         self.rtt: float | None = None
-        self._heard = now  # when the last message came
+        self.heard = now
+        self.is_waiting = False
         # When the last PING went; the first one is due at once, for the round trip.
         self._pinged = now - RTT_EVERY
-        self._waiting = False  # whether nothing at all has come since that PING
         self._number = 0  # its payload, so that an old answer is not taken for the last
-
-    def message_received(self, now: float) -> None:
-        """Take note of a sign of life."""
-        self._heard = now
-        self._waiting = False
 
     def pong_received(self, payload: bytes, now: float) -> bool:
         """Measure the round trip if this answers the last PING, and say whether it does."""
@@ -56,9 +53,9 @@ class Keepalive:
 
     def deadline(self) -> float:
         """Return when ``tick`` wants to be called."""
-        if self._waiting:
-            return self._heard + DEAD_AFTER
-        silence, round_trip = self._heard + PING_AFTER, self._pinged + RTT_EVERY
+        if self.is_waiting:
+            return self.heard + DEAD_AFTER
+        silence, round_trip = self.heard + PING_AFTER, self._pinged + RTT_EVERY
         return silence if silence < round_trip else round_trip
 
     def tick(self, now: float) -> bytes | None:
@@ -76,11 +73,11 @@ class Keepalive:
             return None
         if late > OVERSLEPT and self._number:
             # This process slept, not the peer: what it sent meanwhile waits unread, so ask anew.
-            self._heard = now
-        silence = now - self._heard
+            self.heard = now
+        silence = now - self.heard
         if silence >= DEAD_AFTER:
             raise LinkTimedOut(silence)
         self._pinged = now
-        self._waiting = True
+        self.is_waiting = True
         self._number += 1
         return _NUMBER.pack(self._number)

@@ -31,17 +31,19 @@ from sallyport.tunnel.events import (
     HelloReceived,
     LinkAccepted,
     RefusalReceived,
+    SeldomEvent,
     StreamWritable,
 )
 from sallyport.tunnel.frames import (
+    HEADER_SIZE,
     FrameType,
     GoAwayReason,
     RefusalCode,
     StreamId,
     encode,
     encode_go_away,
+    frame_at,
     read_go_away,
-    split_message,
     violation,
 )
 from sallyport.tunnel.handshake import Handshake, Phase, Side, encode_refused
@@ -49,7 +51,6 @@ from sallyport.tunnel.hello import Hello, HelloAck, Refusal
 from sallyport.tunnel.json_object import JsonObject
 from sallyport.tunnel.keepalive import Keepalive
 from sallyport.tunnel.opening import Opening
-from sallyport.tunnel.scheduler import Scheduler
 from sallyport.tunnel.streams import STREAM_RECEIVERS, Streams
 from sallyport.tunnel.windows import MemoryBudget
 
@@ -67,26 +68,33 @@ class Mux:
         now: The time in seconds, by any clock that never goes back; all times are by the same one.
         budget: The memory that all links of this process share.
         max_streams: The most streams at once, whatever the peer allows.
+
+    Attributes:
+        side: Which end.
+        output: What waits to be sent. Its ``has_output`` says whether ``message_to_send`` has something, and
+            its ``drained`` whether ``drained`` has.
+        is_timeout_sooner: Whether the last message may have brought ``next_timeout`` nearer. Most only put it
+            off, so that whoever waits for it need not ask each time.
     """
 
     def __init__(
         self, side: Side, *, now: float, budget: MemoryBudget, max_streams: int = limits.MAX_STREAMS
     ) -> None:
         self.side: Final = side
+        self.is_timeout_sooner = False
+        self._budget: Final = budget
         self._handshake: Final = Handshake(side, now)
         self._keepalive: Final = Keepalive(now)
         self._guard: Final = FloodGuard(now)
-        self._scheduler: Final = Scheduler()
-        self._streams: Final = Streams(
-            side, self._scheduler, self._guard, budget=budget, most=max_streams, now=now
-        )
+        self._streams: Final = Streams(side, self._guard, budget=budget, most=max_streams, now=now)
+        self.output: Final = self._streams.output
         self._opens: Final = TokenBucket(limits.OPEN_BURST_SENT, limits.OPEN_RATE_SENT, now)
-        # Says whether ``message_to_send`` has something.
-        self.has_output: Final = self._scheduler.has_output
+        # Returns the next message for the carrier, or None when nothing may go now.
+        self.message_to_send: Final = self.output.next_message
         # What is done for one stream. Nothing happens on one that has ended, perhaps by an event that is not
-        # handled yet. These are the streams' own methods, because most are called for every frame, and a
-        # method that only passes the call on would cost as much as what it calls.
-        self.send_data: Final = self._streams.send_data
+        # handled yet. These are the methods of whoever does it, because most are called for every frame, and
+        # a method that only passes the call on would cost as much as what it calls.
+        self.send_data: Final = self.output.send_data
         self.finish: Final = self._streams.finish
         self.reset: Final = self._streams.reset
         self.consumed: Final = self._streams.consumed
@@ -131,22 +139,37 @@ class Mux:
                 send it, and drop the carrier. Nothing more is to be received.
         """
         happened: list[Event] = []
-        streams, handshake = self._streams, self._handshake
-        stream_receiver = STREAM_RECEIVERS.get
+        streams, keepalive = self._streams, self._keepalive
+        view = message if type(message) is memoryview else memoryview(message)
+        size = view.nbytes
         try:
-            is_ready = handshake.phase is Phase.READY
-            for kind, stream, payload in split_message(memoryview(message)):
-                receiver = stream_receiver(kind)
-                if receiver is not None and is_ready:
-                    receiver(streams, stream, payload, now, happened)
-                else:
-                    self._link_frame_received(kind, payload, now, happened)
-                    is_ready = handshake.phase is Phase.READY
+            if not 0 < size <= limits.MESSAGE_MAX:
+                raise violation(f"a message of {size} bytes; 1 to {limits.MESSAGE_MAX} are allowed")
+            done = streams.data_received(view, 0, now, happened)
+            is_sooner = done < size or keepalive.is_waiting
+            while done < size:
+                done = self._frame_received(view, done, now, happened)
+                done = streams.data_received(view, done, now, happened)
         except ProtocolViolation as error:
             self._break(error)
             raise
-        self._keepalive.message_received(now)
+        keepalive.heard = now
+        keepalive.is_waiting = False
+        self.is_timeout_sooner = is_sooner or bool(self._budget.stalled)
         return happened
+
+    def _frame_received(self, message: memoryview, start: int, now: float, happened: list[Event]) -> int:
+        """Take one frame, whatever it is, and return where the next one begins."""
+        kind, stream, end = frame_at(message, start)
+        if not kind:
+            return end
+        payload = message[start + HEADER_SIZE : end]
+        receiver = STREAM_RECEIVERS.get(kind)
+        if receiver is not None and self._handshake.phase is Phase.READY:
+            receiver(self._streams, stream, payload, now, happened)
+        else:
+            self._link_frame_received(kind, payload, now, happened)
+        return end
 
     def _link_frame_received(self, kind: int, payload: memoryview, now: float, happened: list[Event]) -> None:
         """Take a frame that belongs to no stream, or any that comes while the link is not up."""
@@ -173,7 +196,7 @@ class Mux:
         match kind:
             case FrameType.PING:
                 self._guard.ping_received(now)
-                self._scheduler.send_pong(bytes(payload))
+                self.output.send_pong(bytes(payload))
             case FrameType.PONG:
                 if not self._keepalive.pong_received(bytes(payload), now):
                     self._guard.ping_received(now)
@@ -194,37 +217,28 @@ class Mux:
 
     # Sending, for the link
 
-    def message_to_send(self) -> bytes | None:
-        """Return the next message for the carrier, or None when nothing may go now."""
-        message = self._scheduler.next_message()
-        if self._scheduler.finished:
-            self._streams.message_pulled()
-        return message
-
     def drained(self) -> list[StreamWritable]:
         """Return the streams whose writers may go on; call it after messages were pulled."""
-        if not self._scheduler.drained:
-            return []
-        return [StreamWritable(stream) for stream in self._scheduler.take_drained()]
+        return [StreamWritable(stream) for stream in self.output.take_drained()]
 
     def send_hello(self, hello: Hello) -> None:
         """Ask for the link (gateway's side, once, before anything else)."""
-        self._scheduler.send_control(self._handshake.hello(hello))
+        self.output.send_control(self._handshake.hello(hello))
 
     def accept(self, ack: HelloAck) -> None:
         """Answer HELLO: from now on the link is up (relay's side)."""
-        self._scheduler.send_control(self._handshake.accept(ack))
+        self.output.send_control(self._handshake.accept(ack))
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer HELLO: there will be no link. Pull the answer, send it, close the carrier (relay's side)."""
-        self._scheduler.send_control(self._handshake.refuse(refusal))
+        self.output.send_control(self._handshake.refuse(refusal))
 
     def go_away(self, reason: GoAwayReason, text: str = "") -> None:
         """Announce that this end leaves: no stream is opened any more, those that are open go on."""
         if self._handshake.phase is Phase.ENDED or self._streams.has_left:
             return
         self._streams.has_left = True
-        self._scheduler.send_control(encode_go_away(self._streams.last, reason, text))
+        self.output.send_control(encode_go_away(self._streams.last, reason, text))
 
     def send_control(self, name: str, body: JsonObject) -> None:
         """
@@ -235,7 +249,7 @@ class Mux:
             ValueError: It is too long, or no JSON.
         """
         self._check_ready()
-        self._scheduler.send_control(encode(FrameType.CONTROL, 0, encode_control(name, body)))
+        self.output.send_control(encode(FrameType.CONTROL, 0, encode_control(name, body)))
 
     def open_stream(self, opening: Opening, now: float) -> StreamId:
         """
@@ -272,7 +286,7 @@ class Mux:
             return "going away"
         if (obstacle := self._streams.obstacle) is not None:
             return obstacle
-        if self._scheduler.control_bytes > limits.CONTROL_LANE:
+        if self.output.control_bytes > limits.CONTROL_LANE:
             return "output"
         return None if self._opens.take(now) else "opens per second"
 
@@ -287,7 +301,7 @@ class Mux:
         due = self._streams.deadline()
         return silence if due is None or silence < due else due
 
-    def handle_timer(self, now: float) -> list[Event]:
+    def handle_timer(self, now: float) -> list[SeldomEvent]:
         """
         Let time pass; early calls do no harm. Then pull the output, as after ``receive``.
 
@@ -297,7 +311,7 @@ class Mux:
         Raises:
             LinkTimedOut: The peer is gone: drop the carrier.
         """
-        happened: list[Event] = []
+        happened: list[SeldomEvent] = []
         if self._handshake.phase is Phase.ENDED:
             return happened
         try:
@@ -309,7 +323,7 @@ class Mux:
             self.drop()
             raise
         if ping is not None:
-            self._scheduler.send_control(encode(FrameType.PING, 0, ping))
+            self.output.send_control(encode(FrameType.PING, 0, ping))
         self._streams.tick(now, happened)
         return happened
 
@@ -319,7 +333,7 @@ class Mux:
         """Take note that the carrier is gone: all streams have ended, and what they were lent goes back."""
         self._handshake.phase = Phase.ENDED
         self._streams.drop_all()
-        self._scheduler.clear()
+        self.output.clear()
 
     def _break(self, error: ProtocolViolation) -> None:
         """End the link for an error of the peer, leaving one last message that says why."""
@@ -332,4 +346,4 @@ class Mux:
             last_word = encode_refused(Refusal(RefusalCode.VERSION, error.detail))
         else:
             last_word = encode_go_away(self._streams.last, GoAwayReason(error.code), error.detail)
-        self._scheduler.send_control(last_word)
+        self.output.send_control(last_word)

@@ -14,12 +14,14 @@ dropped, and the mux ends a link whose other control frames pass ``CONTROL_LANE`
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Final
 
 from sallyport.tunnel.frames import (
-    HEADER,
+    DATA_WORD,
     HEADER_SIZE,
+    HEADER_WORDS,
     FrameType,
     StreamId,
     encode,
@@ -35,8 +37,7 @@ from sallyport.tunnel.limits import (
     TURN,
 )
 
-# A plain number, because packing an enum's member costs twice as much.
-_DATA: Final = int(FrameType.DATA)
+_HEADER_OF: Final = HEADER_WORDS.pack
 _CREDIT_FRAME: Final = HEADER_SIZE + 4
 # A frame that the end of a message would cut to less than this waits for the next message instead.
 _SLIVER: Final = 1024
@@ -90,22 +91,41 @@ class Scheduler:
     """
     One link's output.
 
+    Args:
+        lanes: The streams that are open, by number; whoever begins and ends them keeps it.
+        finish_left: Told of each stream whose FINISH is in the message that is being made.
+
     Attributes:
         control_bytes: Bytes of control frames that wait, other than credit and PONGs.
         drained: Streams that fell to ``LOW_WATER`` after passing ``HIGH_WATER``, until they are taken.
-        finished: Streams whose FINISH has left, until they are taken.
+        has_output: Whether ``next_message`` has something. It is asked for more often than anything is
+            queued, so it is kept and not worked out.
     """
 
-    __slots__ = ("_control", "_pongs", "_turns", "_windows", "control_bytes", "drained", "finished")
+    __slots__ = (
+        "_control",
+        "_finish_left",
+        "_lanes",
+        "_pongs",
+        "_turns",
+        "_windows",
+        "control_bytes",
+        "drained",
+        "has_output",
+    )
 
-    def __init__(self) -> None:
+    def __init__(
+        self, lanes: Mapping[StreamId, SendLane], finish_left: Callable[[StreamId], None]
+    ) -> None:
+        self._lanes: Final = lanes
+        self._finish_left: Final = finish_left
+        self.has_output = False
         self.control_bytes = 0
         self._control: Final[deque[bytes]] = deque()
         self._pongs: Final[deque[bytes]] = deque(maxlen=PENDING_PONGS)
         self._windows: Final[dict[StreamId, int]] = {}
         self._turns: Final[OrderedDict[StreamId, SendLane]] = OrderedDict()
         self.drained: list[StreamId] = []
-        self.finished: list[StreamId] = []
 
     # Queueing
 
@@ -113,44 +133,68 @@ class Scheduler:
         """Queue a control frame behind those that wait."""
         self._control.append(frame)
         self.control_bytes += len(frame)
+        self.has_output = True
 
     def send_pong(self, payload: bytes) -> None:
         """Queue a PONG; the oldest is dropped when the peer does not read."""
         self._pongs.append(encode(FrameType.PONG, 0, payload))
+        self.has_output = True
 
     def send_window(self, stream: StreamId, credit: int) -> None:
         """Queue credit; what waits for the same stream goes in one frame."""
         self._windows[stream] = self._windows.get(stream, 0) + credit
+        self.has_output = True
 
-    def send_data(self, lane: SendLane, data: bytes) -> None:
-        """Queue data behind what the stream has queued."""
-        lane.chunks.append(data)
+    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> int:
+        """
+        Queue data; it leaves as credit and the other streams allow. What is not ``bytes`` is copied.
+
+        Returns:
+            How many bytes of the stream are queued and not yet pulled; 0 for one that has ended.
+
+        Raises:
+            RuntimeError: After ``finish``.
+        """
+        lane = self._lanes.get(stream)
+        if lane is None:
+            return 0
+        if not data:
+            return lane.unsent
+        if lane.is_finishing:
+            raise RuntimeError(f"data on stream {stream} after its end")
+        # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
+        lane.chunks.append(data if type(data) is bytes else bytes(data))
         lane.unsent = unsent = lane.unsent + len(data)
         if unsent > HIGH_WATER:
             lane.is_full = True
         if lane.credit:
-            self._turns[lane.stream] = lane
+            self._turns[stream] = lane
+            self.has_output = True
+        return unsent
 
     def finish(self, lane: SendLane) -> None:
         """Queue FINISH behind the stream's data."""
         lane.is_finishing = True
         if lane.credit or not lane.unsent:
             self._turns[lane.stream] = lane
+            self.has_output = True
 
     def add_credit(self, lane: SendLane, credit: int) -> None:
         """Let a stream send more."""
         lane.credit += credit
         if lane.unsent:
             self._turns[lane.stream] = lane
+            self.has_output = True
 
     def drop(self, stream: StreamId) -> None:
         """Forget a stream's data and credit: it was reset, or its receiving side has ended."""
         self._turns.pop(stream, None)
-        self._windows.pop(stream, None)
+        self.drop_credit(stream)
 
     def drop_credit(self, stream: StreamId) -> None:
         """Forget credit that a stream's peer does not need any more."""
         self._windows.pop(stream, None)
+        self.has_output = bool(self._turns or self._control or self._windows or self._pongs)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -159,32 +203,52 @@ class Scheduler:
         self._pongs.clear()
         self._windows.clear()
         self._turns.clear()
+        self.has_output = False
 
     # Sending
-
-    def has_output(self) -> bool:
-        """Whether ``next_message`` has something."""
-        return bool(self._turns or self._control or self._windows or self._pongs)
 
     def next_message(self) -> bytes | None:
         """Make the next message, or None when nothing may go."""
         pieces: _Pieces = []
-        room = JOINED_MESSAGE
+        room, turns = JOINED_MESSAGE, self._turns
         if self._control or self._windows or self._pongs:
             room = self._add_control(pieces, room)
-        if self._turns:
-            self._add_data(pieces, room)
+        # Streams get their turns until the message is full or nobody may send.
+        while turns and room > HEADER_SIZE:
+            stream, lane = turns.popitem(False)
+            # When nobody else waits a large frame delays nobody; alone in a message it may fill it.
+            most = TURN - HEADER_SIZE if turns else DATA_MAX
+            size = lane.unsent
+            if size > lane.credit:
+                size = lane.credit
+            if size > most:
+                size = most
+            if pieces and size > room - HEADER_SIZE:
+                size = room - HEADER_SIZE
+                if size < _SLIVER:
+                    turns[stream] = lane
+                    turns.move_to_end(stream, last=False)
+                    break
+            if size:
+                pieces.append(_HEADER_OF(DATA_WORD, stream, size))
+                if size == lane.unsent:
+                    pieces += lane.chunks
+                    lane.chunks.clear()
+                else:
+                    lane.take_part(size, pieces)
+                room -= HEADER_SIZE + size
+                lane.unsent -= size
+                lane.credit -= size
+                lane.has_sent = True
+            if lane.unsent or lane.is_full or lane.is_finishing:
+                room = self._go_on(lane, pieces, room)
+        self.has_output = bool(turns or self._control or self._windows)
         return b"".join(pieces) if pieces else None
 
     def take_drained(self) -> list[StreamId]:
         """Return the streams that fell to ``LOW_WATER`` since the last call, after passing ``HIGH_WATER``."""
         drained, self.drained = self.drained, []
         return drained
-
-    def take_finished(self) -> list[StreamId]:
-        """Return the streams whose FINISH has left since the last call."""
-        finished, self.finished = self.finished, []
-        return finished
 
     def _add_control(self, pieces: _Pieces, room: int) -> int:
         """Add as many control frames as fit; return the room left for data, none while one of them waits."""
@@ -204,44 +268,18 @@ class Scheduler:
             room -= _CREDIT_FRAME
         return room
 
-    def _add_data(self, pieces: _Pieces, room: int) -> None:
-        """Give streams their turns until the message is full or nobody may send."""
-        turns, pack = self._turns, HEADER.pack
-        while turns and room > HEADER_SIZE:
-            stream, lane = turns.popitem(last=False)
-            # When nobody else waits a large frame delays nobody; alone in a message it may fill it.
-            most = TURN - HEADER_SIZE if turns else DATA_MAX
-            unsent = lane.unsent
-            size = unsent if unsent < lane.credit else lane.credit
-            if size > most:
-                size = most
-            if pieces and size > room - HEADER_SIZE:
-                size = room - HEADER_SIZE
-                if size < _SLIVER:
-                    turns[stream] = lane
-                    turns.move_to_end(stream, last=False)
-                    return
-            if size:
-                pieces.append(pack(_DATA, 0, 0, stream, size))
-                if size == unsent:
-                    pieces += lane.chunks
-                    lane.chunks.clear()
-                else:
-                    lane.take_part(size, pieces)
-                room -= HEADER_SIZE + size
-                lane.unsent = unsent = unsent - size
-                lane.credit -= size
-                lane.has_sent = True
-                if lane.is_full and unsent <= LOW_WATER:
-                    lane.is_full = False
-                    self.drained.append(stream)
-            if unsent:
-                if lane.credit:
-                    turns[stream] = lane
-            elif lane.is_finishing:
-                if room < HEADER_SIZE:
-                    turns[stream] = lane
-                    return
-                pieces.append(encode(FrameType.FINISH, stream))
-                room -= HEADER_SIZE
-                self.finished.append(stream)
+    def _go_on(self, lane: SendLane, pieces: _Pieces, room: int) -> int:
+        """Queue the stream's next turn, or send its end; return the room left in the message."""
+        if lane.is_full and lane.unsent <= LOW_WATER:
+            lane.is_full = False
+            self.drained.append(lane.stream)
+        if lane.unsent:
+            if lane.credit:
+                self._turns[lane.stream] = lane
+        elif lane.is_finishing and room < HEADER_SIZE:
+            self._turns[lane.stream] = lane
+        elif lane.is_finishing:
+            pieces.append(encode(FrameType.FINISH, lane.stream))
+            room -= HEADER_SIZE
+            self._finish_left(lane.stream)
+        return room

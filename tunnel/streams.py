@@ -15,11 +15,15 @@ from sallyport.tunnel.buckets import FloodGuard
 from sallyport.tunnel.events import (
     DataReceived,
     Event,
+    SeldomEvent,
     StreamFinished,
     StreamOpened,
     StreamWasReset,
 )
 from sallyport.tunnel.frames import (
+    DATA_WORD,
+    HEADER_SIZE,
+    HEADER_WORDS,
     FrameType,
     GoAwayReason,
     ResetCode,
@@ -33,6 +37,7 @@ from sallyport.tunnel.frames import (
 )
 from sallyport.tunnel.handshake import Side
 from sallyport.tunnel.idle_credit import IdleCredit
+from sallyport.tunnel.limits import DATA_MAX
 from sallyport.tunnel.opening import Opening, encode_opening, read_opening
 from sallyport.tunnel.scheduler import Scheduler, SendLane
 from sallyport.tunnel.stream_state import Input, State, next_state, states_unmoved_by
@@ -40,20 +45,20 @@ from sallyport.tunnel.windows import MemoryBudget, ReceiveWindow
 
 # By state, from the table. Data never moves a stream on, so that for each frame of it one look is enough.
 _TAKES_DATA: Final = states_unmoved_by(Input.DATA_RECEIVED)
-_SENDS_DATA: Final = states_unmoved_by(Input.DATA_SENT)
+_HEADER_AT: Final = HEADER_WORDS.unpack_from
 # Makes the event of every frame of data; a named tuple's own way costs three times as much.
 _DATA_RECEIVED: Final[Callable[[tuple[StreamId, bytes]], DataReceived]] = partial(tuple.__new__, DataReceived)
 
 
-class _Stream:
-    """One stream: its state, what it may receive, and what it has to send."""
+class _Stream(SendLane):
+    """One stream: what it has to send, and with it its state and what it may receive."""
 
-    __slots__ = ("lane", "state", "window")
+    __slots__ = ("state", "window")
 
     def __init__(self, stream: StreamId, window: ReceiveWindow) -> None:
+        super().__init__(stream)
         self.state = State.OPEN
         self.window: Final = window
-        self.lane: Final = SendLane(stream)
 
 
 class Streams:
@@ -62,7 +67,6 @@ class Streams:
 
     Args:
         side: Which end.
-        scheduler: Where frames are queued.
         guard: What counts the peer's frames.
         budget: The memory that all links of this process share.
         most: The most streams at once.
@@ -71,6 +75,7 @@ class Streams:
     Attributes:
         last: The highest number used so far, 0 for none.
         most: The most streams at once.
+        output: What waits to be sent.
         has_left: Whether this end has sent GO_AWAY.
         peer_has_left: Whether the peer has.
         rtt: The link's round trip in seconds, None while it is not known; whoever measures it sets it.
@@ -79,7 +84,6 @@ class Streams:
     def __init__(
         self,
         side: Side,
-        scheduler: Scheduler,
         guard: FloodGuard,
         *,
         budget: MemoryBudget,
@@ -92,10 +96,10 @@ class Streams:
         self.peer_has_left = False
         self.rtt: float | None = None
         self._side: Final = side
-        self._scheduler: Final = scheduler
         self._guard: Final = guard
         self._budget: Final = budget
         self._open: Final[dict[StreamId, _Stream]] = {}
+        self.output: Final = Scheduler(self._open, self._finish_left)
         # Those that ended in order while bytes still wait for their consumer.
         self._draining: Final[dict[StreamId, ReceiveWindow]] = {}
         self._idle_credit: Final = IdleCredit(now)
@@ -131,14 +135,35 @@ class Streams:
             self._add(stream).window.received(len(opening.first), now)
             happened.append(StreamOpened(stream, opening))
 
-    def data_received(self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]) -> None:
-        """Take DATA within the credit; what is given on is a copy."""
-        record = self._open.get(stream)
-        if record is None or not _TAKES_DATA[record.state]:
-            self._receiving(stream, Input.DATA_RECEIVED, now, happened)  # which says what is wrong with it
-        elif record.window.received(len(payload), now):
-            happened.append(_DATA_RECEIVED((stream, payload.tobytes())))
-        else:
+    def data_received(self, message: memoryview, start: int, now: float, happened: list[Event]) -> int:
+        """
+        Take the DATA that stands in a message from some place on, frame by frame, while nothing is unusual.
+
+        Most frames are DATA for an open stream within its credit. They get one look, here, at all that must
+        hold; whatever else there is goes the long way, which says what is wrong with it. What is given on is
+        a copy.
+
+        Returns:
+            Where the first frame begins that was not taken; the message's length when there is none.
+        """
+        size, streams = message.nbytes, self._open
+        while (begin := start + HEADER_SIZE) < size:
+            word, stream, length = _HEADER_AT(message, start)
+            end = begin + length
+            if word != DATA_WORD or not 0 < length <= DATA_MAX or end > size:
+                break
+            record = streams.get(stream)
+            if record is None or not _TAKES_DATA[record.state] or not record.window.received(length, now):
+                break
+            happened.append(_DATA_RECEIVED((stream, message[begin:end].tobytes())))
+            start = end
+        return start
+
+    def unusual_data_received(
+        self, stream: StreamId, _: memoryview, now: float, happened: list[Event]
+    ) -> None:
+        """Judge DATA of the right shape that was not taken: its stream does not take it, or has no credit."""
+        if self._receiving(stream, Input.DATA_RECEIVED, now, happened) is not None:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
 
     def window_received(
@@ -148,13 +173,13 @@ class Streams:
         record = self._receiving(stream, Input.WINDOW_RECEIVED, now, happened)
         if record is None:
             return
-        credit, lane = read_credit(payload), record.lane
-        if not 0 < credit <= limits.CREDIT_MAX - lane.credit:
+        credit = read_credit(payload)
+        if not 0 < credit <= limits.CREDIT_MAX - record.credit:
             self._fault(stream, ResetCode.FLOW_CONTROL, now, happened)
             return
-        self._scheduler.add_credit(lane, credit)
-        if lane.credit > limits.INITIAL_WINDOW and record.state is not State.HALF_CLOSED_LOCAL:
-            self._idle_credit.watch(lane, now)
+        self.output.add_credit(record, credit)
+        if record.credit > limits.INITIAL_WINDOW and record.state is not State.HALF_CLOSED_LOCAL:
+            self._idle_credit.watch(record, now)
 
     def return_received(
         self, stream: StreamId, payload: memoryview, now: float, happened: list[Event]
@@ -170,7 +195,7 @@ class Streams:
         if record is None:
             return
         record.window.finished()
-        self._scheduler.drop_credit(stream)
+        self.output.drop_credit(stream)
         happened.append(StreamFinished(stream))
         if record.state is State.CLOSED:
             self._retire(stream, record)
@@ -215,9 +240,9 @@ class Streams:
 
     def _answer_reset(self, stream: StreamId, code: ResetCode) -> None:
         """Queue a RESET that the peer has provoked; one that provokes and never reads is a flooder."""
-        if self._scheduler.control_bytes > limits.CONTROL_LANE:
+        if self.output.control_bytes > limits.CONTROL_LANE:
             raise violation("a flood of frames whose answers are not read", GoAwayReason.FLOOD)
-        self._scheduler.send_control(encode_reset(stream, code))
+        self.output.send_control(encode_reset(stream, code))
 
     # Sending
 
@@ -225,43 +250,23 @@ class Streams:
         """Open a stream; the caller has asked for an ``obstacle``. Raises ValueError for a bad opening."""
         payload = encode_opening(opening)
         self.last = stream = StreamId(self.last + 1)
-        self._add(stream).lane.credit -= len(opening.first)
-        self._scheduler.send_control(encode(FrameType.OPEN, stream, payload))
+        self._add(stream).credit -= len(opening.first)
+        self.output.send_control(encode(FrameType.OPEN, stream, payload))
         return stream
-
-    def send_data(self, stream: StreamId, data: bytes | bytearray | memoryview) -> int:
-        """
-        Queue data; it leaves as credit and the other streams allow. What is not ``bytes`` is copied.
-
-        Returns:
-            How many bytes of the stream are queued and not yet pulled.
-
-        Raises:
-            RuntimeError: After ``finish``.
-        """
-        record = self._open.get(stream)
-        if record is None:
-            return 0
-        lane = record.lane
-        if data:
-            if lane.is_finishing or not _SENDS_DATA[record.state]:
-                _check_sendable(record, Input.DATA_SENT)
-            # What is not ``bytes`` may be changed or taken back by its owner before it leaves.
-            self._scheduler.send_data(lane, data if type(data) is bytes else bytes(data))
-        return lane.unsent
 
     def finish(self, stream: StreamId) -> None:
         """End this direction behind the data that is queued; raises RuntimeError when it was ended before."""
         record = self._open.get(stream)
         if record is not None:
-            _check_sendable(record, Input.FINISH_SENT)
-            self._scheduler.finish(record.lane)
+            if record.is_finishing:
+                raise RuntimeError(f"FINISH on stream {stream} after its end")
+            self.output.finish(record)
 
     def reset(self, stream: StreamId, code: ResetCode) -> None:
         """End a stream at once in both directions; what is queued for it, or waits, is dropped."""
         if stream in self._open:
             self._forget(stream)
-            self._scheduler.send_control(encode_reset(stream, code))
+            self.output.send_control(encode_reset(stream, code))
         elif (window := self._draining.pop(stream, None)) is not None:
             window.release()
 
@@ -276,7 +281,7 @@ class Streams:
         if record is not None:
             credit = record.window.consumed(count, now, self.rtt)
             if credit and next_state(record.state, Input.WINDOW_SENT) is not None:
-                self._scheduler.send_window(stream, credit)
+                self.output.send_window(stream, credit)
         elif (window := self._draining.get(stream)) is not None:
             window.consumed(count, now, None)
             if not window.waiting:
@@ -285,16 +290,15 @@ class Streams:
     def unsent(self, stream: StreamId) -> int:
         """Return how many bytes are queued and not yet pulled; 0 once the stream has ended."""
         record = self._open.get(stream)
-        return 0 if record is None else record.lane.unsent
+        return 0 if record is None else record.unsent
 
-    def message_pulled(self) -> None:
-        """Move on the streams whose FINISH has just left."""
-        for stream in self._scheduler.take_finished():
-            record = self._open[stream]
-            record.state = _after(record, Input.FINISH_SENT)
-            self._idle_credit.forget(stream)
-            if record.state is State.CLOSED:
-                self._retire(stream, record)
+    def _finish_left(self, stream: StreamId) -> None:
+        """Move on a stream whose FINISH has just left."""
+        record = self._open[stream]
+        record.state = _after(record, Input.FINISH_SENT)
+        self._idle_credit.forget(stream)
+        if record.state is State.CLOSED:
+            self._retire(stream, record)
 
     # Time
 
@@ -306,10 +310,10 @@ class Streams:
         sweep = self._swept + limits.SWEEP_EVERY
         return sweep if idle is None else min(idle, sweep)
 
-    def tick(self, now: float, happened: list[Event]) -> None:
+    def tick(self, now: float, happened: list[SeldomEvent]) -> None:
         """Return credit that is not used, and end slow consumers while memory is short (SPEC.md §7)."""
         for lane, credit in self._idle_credit.sweep(now):
-            self._scheduler.send_control(encode_credit(FrameType.RETURN, lane.stream, credit))
+            self.output.send_control(encode_credit(FrameType.RETURN, lane.stream, credit))
         self._swept = now
         for window in self._budget.slow_consumers(now):
             if window.owner is self:
@@ -327,7 +331,7 @@ class Streams:
     def _forget(self, stream: StreamId) -> None:
         """Drop a stream that was reset, with all that it holds."""
         self._open.pop(stream).window.release()
-        self._scheduler.drop(stream)
+        self.output.drop(stream)
         self._idle_credit.forget(stream)
 
     def _retire(self, stream: StreamId, record: _Stream) -> None:
@@ -352,14 +356,8 @@ def _after(record: _Stream, happening: Input) -> State:
     """Return the state after something that this end does."""
     state = next_state(record.state, happening)
     if state is None:
-        raise RuntimeError(f"{happening.name} on stream {record.lane.stream} in state {record.state.name}")
+        raise RuntimeError(f"{happening.name} on stream {record.stream} in state {record.state.name}")
     return state
-
-
-def _check_sendable(record: _Stream, happening: Input) -> None:
-    if record.lane.is_finishing:
-        raise RuntimeError(f"{happening.name} on stream {record.lane.stream} after its end")
-    _after(record, happening)
 
 
 _Receiver = Callable[[Streams, StreamId, memoryview, float, list[Event]], None]
@@ -367,7 +365,7 @@ _Receiver = Callable[[Streams, StreamId, memoryview, float, list[Event]], None]
 # Who takes a frame that belongs to a stream; the link's own frames are the mux's.
 STREAM_RECEIVERS: Final[dict[int, _Receiver]] = {
     FrameType.OPEN: Streams.open_received,
-    FrameType.DATA: Streams.data_received,
+    FrameType.DATA: Streams.unusual_data_received,
     FrameType.WINDOW: Streams.window_received,
     FrameType.FINISH: Streams.finish_received,
     FrameType.RESET: Streams.reset_received,

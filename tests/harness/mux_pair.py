@@ -6,6 +6,7 @@ held. Each end consumes what it receives at once, but for the streams that a tes
 """
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -73,6 +74,7 @@ class End:
         sent: How many frames of each type it has sent.
         wire: Messages on their way to the other end, with the time at which they arrive.
         is_held: Whether its messages stay on the wire.
+        timer: When its timer fires: a shell's, which asks for the time only when it must.
     """
 
     mux: Mux
@@ -83,12 +85,30 @@ class End:
     sent: Counter[FrameType] = field(default_factory=Counter)
     wire: deque[tuple[float, bytes]] = field(default_factory=deque)
     is_held: bool = False
+    timer: float | None = None
+
+    def __post_init__(self) -> None:
+        self.timer = self.mux.next_timeout()
+
+    def receive(self, message: bytes, now: float) -> None:
+        """Do what a shell does with a message; its timer must not be late for what the message has begun."""
+        self.handle(self.mux.receive(message, now), now)
+        due = self.mux.next_timeout()
+        if self.mux.is_timeout_sooner:
+            self.timer = due
+        assert due is None or (self.timer is not None and self.timer <= due)
+
+    def tick(self, now: float) -> None:
+        """Let the timer fire if it is due."""
+        if self.timer is not None and self.timer <= now:
+            self.handle(self.mux.handle_timer(now), now)
+            self.timer = self.mux.next_timeout()
 
     def of(self, kind: type[_SomeEvent]) -> list[_SomeEvent]:
         """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
-    def handle(self, events: list[Event], now: float) -> None:
+    def handle(self, events: Sequence[Event], now: float) -> None:
         """Do what a shell does with events: keep data, and consume it unless the stream is stalled."""
         for event in events:
             self.events.append(event)
@@ -155,6 +175,7 @@ class MuxPair:
         pair.advance(2 * latency)
         assert isinstance(pair.relay.events[0], HelloReceived)
         pair.relay.mux.accept(ack(max_streams))
+        pair.relay.timer = pair.relay.mux.next_timeout()
         pair.advance(2 * latency)
         for end in (pair.relay, pair.gateway):
             assert end.mux.is_ready
@@ -191,14 +212,12 @@ class MuxPair:
 
     def _next_due(self) -> float:
         dues = [end.wire[0][0] for end in (self.relay, self.gateway) if end.wire and not end.is_held]
-        dues += [due for end in (self.relay, self.gateway) if (due := end.mux.next_timeout()) is not None]
+        dues += [end.timer for end in (self.relay, self.gateway) if end.timer is not None]
         return min(dues, default=float("inf"))
 
     def _tick(self) -> None:
         for end in (self.relay, self.gateway):
-            due = end.mux.next_timeout()
-            if due is not None and due <= self.now:
-                end.handle(end.mux.handle_timer(self.now), self.now)
+            end.tick(self.now)
 
     def _move(self, sender: End, receiver: End) -> bool:
         moved = False
@@ -210,7 +229,7 @@ class MuxPair:
         sender.events += sender.mux.drained()
         while sender.wire and sender.wire[0][0] <= self.now and not sender.is_held:
             _, message = sender.wire.popleft()
-            receiver.handle(receiver.mux.receive(message, self.now), self.now)
+            receiver.receive(message, self.now)
             moved = True
         return moved
 

@@ -7,12 +7,18 @@ from sallyport.tunnel.keepalive import Keepalive
 from sallyport.tunnel.limits import DEAD_AFTER, PING_AFTER, RTT_EVERY
 
 
+def hear(keepalive: Keepalive, now: float) -> None:
+    """Do what whoever receives a message does."""
+    keepalive.heard = now
+    keepalive.is_waiting = False
+
+
 def started(now: float = 100.0, rtt: float = 0.01) -> Keepalive:
     """Return a keepalive whose first PING was answered at ``now``."""
     keepalive = Keepalive(now - rtt)
     ping = keepalive.tick(now - rtt)
     assert ping is not None
-    keepalive.message_received(now)
+    hear(keepalive, now)
     assert keepalive.pong_received(ping, now)
     return keepalive
 
@@ -52,7 +58,7 @@ def test_anything_is_a_sign_of_life() -> None:
     """A message that is no answer also puts off the end."""
     keepalive = started()
     keepalive.tick(100 + PING_AFTER)
-    keepalive.message_received(100 + DEAD_AFTER - 0.1)
+    hear(keepalive, 100 + DEAD_AFTER - 0.1)
     assert keepalive.tick(100 + DEAD_AFTER) is None
     assert keepalive.deadline() == 100 + DEAD_AFTER - 0.1 + PING_AFTER
 
@@ -63,7 +69,7 @@ def test_a_ping_under_traffic() -> None:
     now, pinged = 100.0, []
     while now < 100 + 2.5 * RTT_EVERY:
         now += 0.5
-        keepalive.message_received(now)
+        hear(keepalive, now)
         if keepalive.tick(now) is not None:
             pinged.append(now)
     assert len(pinged) == 2
@@ -87,7 +93,7 @@ def test_only_the_last_ping_measures() -> None:
     keepalive = Keepalive(0.0)
     old = keepalive.tick(0.0)
     assert old is not None
-    keepalive.message_received(1.0)
+    hear(keepalive, 1.0)
     new = keepalive.tick(1.0 + PING_AFTER)
     assert new is not None
     assert not keepalive.pong_received(old, 5.0)
@@ -106,7 +112,7 @@ def test_the_estimate_falls_at_once_and_rises_slowly() -> None:
         now += PING_AFTER
         ping = keepalive.tick(now)
         assert ping is not None
-        keepalive.message_received(now + sample)
+        hear(keepalive, now + sample)
         keepalive.pong_received(ping, now + sample)
         assert keepalive.rtt == pytest.approx(expected)
         now += sample

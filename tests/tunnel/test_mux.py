@@ -32,7 +32,7 @@ from sallyport.tunnel.hello import read_refusal
 from sallyport.tunnel.mux import Mux, Side
 from sallyport.tunnel.opening import encode_opening
 from sallyport.tunnel.windows import MemoryBudget
-from tests.harness.mux_pair import MuxPair, ack, frames_of, hello, opening
+from tests.harness.mux_pair import MuxPair, ack, data_frame, frames_of, hello, opening
 
 KIB = 1024
 WINDOW = limits.INITIAL_WINDOW
@@ -73,7 +73,7 @@ def test_a_refusal() -> None:
     assert pair.gateway.events == [RefusalReceived(refusal)]
     for end in (pair.relay, pair.gateway):
         assert not end.mux.is_ready
-        assert not end.mux.has_output()
+        assert not end.mux.output.has_output
         assert end.mux.next_timeout() is None
 
 
@@ -130,7 +130,7 @@ def test_calls_that_need_a_link() -> None:
     mux.drop()
     mux.drop()
     mux.go_away(GoAwayReason.SHUTDOWN)
-    assert not mux.has_output()
+    assert not mux.output.has_output
 
 
 # Data
@@ -237,7 +237,7 @@ def test_calls_for_a_stream_that_has_ended() -> None:
     mux.consumed(stream, 10, pair.now)
     mux.reset(stream, ResetCode.CANCELLED)
     assert mux.unsent(stream) == 0
-    assert not mux.has_output()
+    assert not mux.output.has_output
 
 
 # Control, leaving
@@ -329,10 +329,48 @@ def test_what_a_violation_leaves() -> None:
     assert pair.budgets[1].used == 0
     with pytest.raises(ProtocolViolation):
         pair.gateway.mux.receive(encode(FrameType.FINISH, stream), pair.now)
-    assert not pair.gateway.mux.has_output()
+    assert not pair.gateway.mux.output.has_output
+
+
+# Time
+
+
+def test_which_messages_bring_the_timeout_nearer() -> None:
+    """Data puts the next timeout off, unless it is the first sign of life after a PING."""
+    pair = MuxPair.up()
+    stream, mux = pair.open(), pair.relay.mux
+    pair.advance(limits.PING_AFTER / 2)
+    due = mux.next_timeout()
+    mux.receive(data_frame(stream, b"x"), pair.now)
+    assert not mux.is_timeout_sooner
+    assert mux.next_timeout() == pair.now + limits.PING_AFTER > due
+    now = pair.now + limits.PING_AFTER
+    mux.handle_timer(now)
+    assert mux.next_timeout() == pair.now + limits.DEAD_AFTER
+    mux.receive(data_frame(stream, b"x"), now + 1)
+    assert mux.is_timeout_sooner
+    assert mux.next_timeout() == now + 1 + limits.PING_AFTER
+    mux.receive(data_frame(stream, b"x"), now + 1)
+    assert not mux.is_timeout_sooner
+
+
+def test_a_stall_brings_the_timeout_nearer() -> None:
+    """While a stream does not drain, data may begin the wait for the next look at slow consumers."""
+    pair = MuxPair.up()
+    stream, mux = pair.open(), pair.relay.mux
+    mux.receive(data_frame(stream, bytes(WINDOW // 4)), pair.now)
+    assert mux.is_timeout_sooner
+    assert mux.next_timeout() == pair.now + limits.SWEEP_EVERY
 
 
 # Limits
+
+
+@pytest.mark.parametrize("size", [0, limits.MESSAGE_MAX + 1])
+def test_message_sizes(size: int) -> None:
+    """A message is neither empty nor longer than the limit."""
+    with pytest.raises(ProtocolViolation, match=f"a message of {size} bytes"):
+        MuxPair.up().gateway.mux.receive(bytes(size), 0.0)
 
 
 @pytest.mark.parametrize(("relay", "gateway"), [(3, 10), (10, 3)])

@@ -81,7 +81,7 @@ def test_arbitrary_messages(phase: str, messages: list[bytes]) -> None:
         except ProtocolViolation:
             assert budget.used == 0
             assert mux.message_to_send() is not None
-            assert not mux.has_output()
+            assert not mux.output.has_output
             return
         for event in events:
             if isinstance(event, DataReceived):
@@ -120,5 +120,5 @@ def test_a_flood_of_what_is_ignored_holds_nothing() -> None:
     message = (encode(FrameType.DATA, StreamId(1), b"x") + HEADER.pack(200, 0, 0, 0, 0)) * 4000
     for _ in range(125):
         assert pair.gateway.mux.receive(message, pair.now) == []
-    assert not pair.gateway.mux.has_output()
+    assert not pair.gateway.mux.output.has_output
     assert pair.budgets[1].used == 0

@@ -107,7 +107,7 @@ class World:
             for stream, received in end.received.items():
                 assert self.model.written[other, stream].startswith(received)
             for record in end.mux._streams._open.values():
-                assert record.lane.credit >= 0
+                assert record.credit >= 0
                 assert record.window.credit >= 0
         for budget, end in zip(self.pair.budgets, self.ends.values(), strict=True):
             held = sum(end.unconsumed.values())

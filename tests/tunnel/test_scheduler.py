@@ -1,6 +1,7 @@
 """The scheduler: what leaves first, what is joined, and what never grows."""
 
 import pytest
+from hypothesis import given, strategies as st
 
 from sallyport.tunnel import limits
 from sallyport.tunnel.frames import (
@@ -18,6 +19,20 @@ KIB = 1024
 DATA = FrameType.DATA
 
 
+class Output(Scheduler):
+    """A scheduler whose streams are whatever a test sends data on."""
+
+    def __init__(self) -> None:
+        self.open: dict[StreamId, SendLane] = {}
+        self.finished: list[StreamId] = []
+        super().__init__(self.open, self.finished.append)
+
+    def send(self, lane: SendLane, data: bytes) -> None:
+        """Send data of a stream."""
+        self.open[lane.stream] = lane
+        assert self.send_data(lane.stream, data) == lane.unsent
+
+
 def lane(stream: int, credit: int = limits.INITIAL_WINDOW) -> SendLane:
     """Return a stream's lane with some credit."""
     made = SendLane(StreamId(stream))
@@ -30,30 +45,30 @@ def pulled(scheduler: Scheduler) -> list[list[tuple[int, int, int]]]:
     messages = []
     while (message := scheduler.next_message()) is not None:
         messages.append([(kind, stream, len(payload)) for kind, stream, payload in frames_of(message)])
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     return messages
 
 
 def test_nothing_to_send() -> None:
     """An idle link has no message."""
-    scheduler = Scheduler()
-    assert not scheduler.has_output()
+    scheduler = Output()
+    assert not scheduler.has_output
     assert scheduler.next_message() is None
 
 
 def test_small_frames_are_joined() -> None:
     """What many streams wrote leaves in one message, a frame each."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for stream in range(1, 101):
-        scheduler.send_data(lane(stream), b"x" * 200)
+        scheduler.send(lane(stream), b"x" * 200)
     assert pulled(scheduler) == [[(DATA, stream, 200) for stream in range(1, 101)]]
 
 
 def test_chunks_of_one_stream_share_a_frame() -> None:
     """Many small writes of one stream become one frame, in order."""
-    scheduler, only = Scheduler(), lane(1)
+    scheduler, only = Output(), lane(1)
     for number in range(100):
-        scheduler.send_data(only, b"%03d" % number)
+        scheduler.send(only, b"%03d" % number)
     [(_, _, payload)] = frames_of(scheduler.next_message())
     assert payload == b"".join(b"%03d" % number for number in range(100))
     assert only.unsent == 0
@@ -62,9 +77,9 @@ def test_chunks_of_one_stream_share_a_frame() -> None:
 
 def test_a_stream_that_is_alone_fills_the_message() -> None:
     """A single bulk stream leaves in the largest frames, byte for byte."""
-    scheduler, bulk = Scheduler(), lane(1, credit=1 << 30)
+    scheduler, bulk = Output(), lane(1, credit=1 << 30)
     data = bytes(range(256)) * KIB
-    scheduler.send_data(bulk, data)
+    scheduler.send(bulk, data)
     sent = b""
     while (message := scheduler.next_message()) is not None:
         [(_, _, payload)] = frames_of(message)
@@ -75,9 +90,9 @@ def test_a_stream_that_is_alone_fills_the_message() -> None:
 
 def test_streams_take_turns() -> None:
     """Two bulk streams alternate; nobody sends more than a turn while the other waits."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for stream in (1, 2):
-        scheduler.send_data(lane(stream, credit=1 << 30), bytes(256 * KIB))
+        scheduler.send(lane(stream, credit=1 << 30), bytes(256 * KIB))
     frames = [frame for message in pulled(scheduler) for frame in message]
     first, second = ([size for _, stream, size in frames if stream == wanted] for wanted in (1, 2))
     assert sum(first) == sum(second) == 256 * KIB
@@ -88,11 +103,11 @@ def test_streams_take_turns() -> None:
 
 def test_a_small_reply_passes_bulk() -> None:
     """A reply that is written behind megabytes leaves after one turn of each stream before it."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for stream in (1, 2, 3):
-        scheduler.send_data(lane(stream, credit=1 << 30), bytes(1024 * KIB))
+        scheduler.send(lane(stream, credit=1 << 30), bytes(1024 * KIB))
     scheduler.next_message()
-    scheduler.send_data(lane(9), b"reply")
+    scheduler.send(lane(9), b"reply")
     before = 0
     for kind, stream, payload in frames_of(scheduler.next_message()):
         assert kind == DATA
@@ -105,8 +120,8 @@ def test_a_small_reply_passes_bulk() -> None:
 
 def test_control_goes_first() -> None:
     """Frames that are not data go ahead of data that was written before them."""
-    scheduler = Scheduler()
-    scheduler.send_data(lane(1), bytes(100))
+    scheduler = Output()
+    scheduler.send(lane(1), bytes(100))
     scheduler.send_window(StreamId(1), 500)
     scheduler.send_control(encode(FrameType.PING, 0, bytes(8)))
     scheduler.send_pong(bytes(8))
@@ -121,17 +136,17 @@ def test_control_goes_first() -> None:
 
 def test_no_data_before_its_open() -> None:
     """With more control frames than a message holds, data waits: it might belong to one of them."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for stream in (1, 2, 3):
         scheduler.send_control(encode(FrameType.OPEN, stream, bytes(30_000)))
-        scheduler.send_data(lane(stream), b"x")
+        scheduler.send(lane(stream), b"x")
     kinds = [[kind for kind, _, _ in message] for message in pulled(scheduler)]
     assert kinds == [[FrameType.OPEN] * 2, [FrameType.OPEN, *[DATA] * 3]]
 
 
 def test_credit_of_a_stream_is_merged() -> None:
     """Credit that was given in steps leaves in one frame."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for _ in range(1000):
         scheduler.send_window(StreamId(5), 10)
     [(kind, stream, payload)] = frames_of(scheduler.next_message())
@@ -140,7 +155,7 @@ def test_credit_of_a_stream_is_merged() -> None:
 
 def test_credit_for_more_streams_than_a_message_holds() -> None:
     """All credit leaves, oldest first, in messages of the usual size."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for stream in range(1, 10_001):
         scheduler.send_window(StreamId(stream), 1)
     messages = pulled(scheduler)
@@ -150,7 +165,7 @@ def test_credit_for_more_streams_than_a_message_holds() -> None:
 
 def test_pongs_do_not_grow() -> None:
     """For a peer that pings and does not read, the last few answers are kept."""
-    scheduler = Scheduler()
+    scheduler = Output()
     for number in range(1000):
         scheduler.send_pong(number.to_bytes(8, "big"))
     payloads = [payload for _, _, payload in frames_of(scheduler.next_message())]
@@ -159,7 +174,7 @@ def test_pongs_do_not_grow() -> None:
 
 def test_the_control_lane_knows_its_size() -> None:
     """Bytes of control frames are counted when queued and when sent."""
-    scheduler = Scheduler()
+    scheduler = Output()
     frame = encode_reset(StreamId(1), ResetCode.CANCELLED)
     for _ in range(10):
         scheduler.send_control(frame)
@@ -170,9 +185,9 @@ def test_the_control_lane_knows_its_size() -> None:
 
 def test_a_stream_without_credit_waits() -> None:
     """Without credit nothing leaves; credit lets exactly as much go."""
-    scheduler, poor = Scheduler(), lane(1, credit=0)
-    scheduler.send_data(poor, bytes(100))
-    assert not scheduler.has_output()
+    scheduler, poor = Output(), lane(1, credit=0)
+    scheduler.send(poor, bytes(100))
+    assert not scheduler.has_output
     scheduler.add_credit(poor, 30)
     assert pulled(scheduler) == [[(DATA, 1, 30)]]
     scheduler.add_credit(poor, 1000)
@@ -182,20 +197,19 @@ def test_a_stream_without_credit_waits() -> None:
 
 def test_finish_goes_behind_its_data() -> None:
     """FINISH leaves after the last byte, also when credit runs out in between."""
-    scheduler, ending = Scheduler(), lane(1, credit=60)
-    scheduler.send_data(ending, bytes(100))
+    scheduler, ending = Output(), lane(1, credit=60)
+    scheduler.send(ending, bytes(100))
     scheduler.finish(ending)
     assert pulled(scheduler) == [[(DATA, 1, 60)]]
-    assert scheduler.take_finished() == []
+    assert scheduler.finished == []
     scheduler.add_credit(ending, 40)
     assert pulled(scheduler) == [[(DATA, 1, 40), (FrameType.FINISH, 1, 0)]]
-    assert scheduler.take_finished() == [1]
-    assert scheduler.take_finished() == []
+    assert scheduler.finished == [1]
 
 
 def test_finish_needs_no_credit() -> None:
     """A stream without data and without credit can end."""
-    scheduler, ending = Scheduler(), lane(1, credit=0)
+    scheduler, ending = Output(), lane(1, credit=0)
     scheduler.finish(ending)
     assert pulled(scheduler) == [[(FrameType.FINISH, 1, 0)]]
 
@@ -203,8 +217,8 @@ def test_finish_needs_no_credit() -> None:
 @pytest.mark.parametrize("room", range(40))
 def test_finish_at_the_edge_of_a_message(room: int) -> None:
     """Wherever a message ends, no frame is cut and FINISH still comes last."""
-    scheduler, ending = Scheduler(), lane(1, credit=1 << 20)
-    scheduler.send_data(ending, bytes(limits.JOINED_MESSAGE - room))
+    scheduler, ending = Output(), lane(1, credit=1 << 20)
+    scheduler.send(ending, bytes(limits.JOINED_MESSAGE - room))
     scheduler.finish(ending)
     frames = [frame for message in pulled(scheduler) for frame in message]
     assert sum(size for _, _, size in frames) == limits.JOINED_MESSAGE - room
@@ -213,10 +227,10 @@ def test_finish_at_the_edge_of_a_message(room: int) -> None:
 
 def test_no_slivers() -> None:
     """A frame that would be cut to a few bytes by the message's end waits for the next one."""
-    scheduler = Scheduler()
+    scheduler = Output()
     scheduler.send_control(encode(FrameType.CONTROL, 0, bytes(15_900)))
     for stream in range(1, 5):
-        scheduler.send_data(lane(stream), bytes(16_200))
+        scheduler.send(lane(stream), bytes(16_200))
     first, second = pulled(scheduler)
     assert [size for _, _, size in first] == [15_900, 16_200, 16_200, 16_200]
     assert second == [(DATA, 4, 16_200)]
@@ -224,18 +238,18 @@ def test_no_slivers() -> None:
 
 def test_dropped_data_does_not_leave() -> None:
     """A stream that was reset takes its data and its credit with it."""
-    scheduler, dropped = Scheduler(), lane(1)
-    scheduler.send_data(dropped, bytes(100))
+    scheduler, dropped = Output(), lane(1)
+    scheduler.send(dropped, bytes(100))
     scheduler.send_window(StreamId(1), 10)
     scheduler.drop(StreamId(1))
-    assert not scheduler.has_output()
+    assert not scheduler.has_output
     assert scheduler.next_message() is None
 
 
 def test_a_full_lane_tells_when_it_has_drained() -> None:
     """A writer who was asked to pause hears once when little is left, and not while much is."""
-    scheduler, full = Scheduler(), lane(1, credit=0)
-    scheduler.send_data(full, bytes(limits.HIGH_WATER + 1))
+    scheduler, full = Output(), lane(1, credit=0)
+    scheduler.send(full, bytes(limits.HIGH_WATER + 1))
     scheduler.add_credit(full, limits.HIGH_WATER - limits.LOW_WATER)
     pulled(scheduler)
     assert scheduler.take_drained() == []
@@ -249,19 +263,58 @@ def test_a_full_lane_tells_when_it_has_drained() -> None:
 
 def test_a_lane_that_was_never_full_tells_nothing() -> None:
     """Below the high-water mark nobody was asked to pause."""
-    scheduler = Scheduler()
-    scheduler.send_data(lane(1), bytes(limits.HIGH_WATER))
+    scheduler = Output()
+    scheduler.send(lane(1), bytes(limits.HIGH_WATER))
     pulled(scheduler)
     assert scheduler.take_drained() == []
 
 
 def test_clear() -> None:
     """Nothing is left after everything was forgotten."""
-    scheduler = Scheduler()
-    scheduler.send_data(lane(1), b"x")
+    scheduler = Output()
+    scheduler.send(lane(1), b"x")
     scheduler.send_window(StreamId(1), 10)
     scheduler.send_pong(bytes(8))
     scheduler.send_control(encode(FrameType.FINISH, 1))
     scheduler.clear()
     assert scheduler.next_message() is None
     assert scheduler.control_bytes == 0
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["data", "finish", "window", "credit", "control", "pong", "drop", "pull"]),
+        st.integers(1, 3),
+        st.integers(1, 2 * limits.INITIAL_WINDOW),
+    ),
+    max_size=40,
+)
+
+
+@given(_STEPS)
+def test_whether_there_is_output_is_always_known(steps: list[tuple[str, int, int]]) -> None:
+    """After whatever was queued, pulled and dropped, ``has_output`` says whether a message would come."""
+    scheduler = Output()
+    lanes = {number: lane(number, credit=1000) for number in (1, 2, 3)}
+    for step, number, size in steps:
+        subject = lanes[number]
+        match step:
+            case "data" if not subject.is_finishing:
+                scheduler.send(subject, bytes(size))
+            case "finish" if not subject.is_finishing:
+                scheduler.finish(subject)
+            case "window":
+                scheduler.send_window(subject.stream, size)
+            case "credit":
+                scheduler.add_credit(subject, size)
+            case "control":
+                scheduler.send_control(encode(FrameType.CONTROL, 0, bytes(size % limits.CONTROL_MAX)))
+            case "pong":
+                scheduler.send_pong(bytes(8))
+            case "drop":
+                scheduler.drop(subject.stream)
+                lanes[number] = lane(number, credit=1000)
+            case "pull":
+                had_output = scheduler.has_output
+                assert (scheduler.next_message() is not None) == had_output
+    pulled(scheduler)

@@ -24,7 +24,6 @@ from sallyport.tunnel.errors import (
 )
 from sallyport.tunnel.events import (
     DataReceived,
-    Event,
     Hello,
     HelloAck,
     Opening,
@@ -215,16 +214,27 @@ class Link:
         """Take one whole message; it may be lent for the time of the call only."""
         if self._lost:
             return
-        now = self.loop.time()
+        now, mux = self.loop.time(), self._mux
         try:
-            happened = self._mux.receive(message, now)
+            happened = mux.receive(message, now)
         except ProtocolViolation as error:
             self._break(error)
             return
-        self._handle_all(happened, now)
-        if not self.is_flush_due and self._mux.has_output():
+        streams, consumed = self._streams, mux.consumed
+        for event in happened:
+            if type(event) is not DataReceived:
+                self._handle(event)
+                continue
+            stream_id, data = event
+            stream = streams.get(stream_id)
+            # A stream that has ended here takes what was under way: nobody else returns its credit.
+            taken = len(data) if stream is None else stream.deliver(data)
+            if taken:
+                consumed(stream_id, taken, now)
+        if mux.output.has_output and not self.is_flush_due:
             self.schedule_flush()
-        self._arm_timer()
+        if mux.is_timeout_sooner:
+            self._arm_timer()
 
     def carrier_writable(self) -> None:
         """Go on sending: the carrier takes messages again."""
@@ -254,7 +264,7 @@ class Link:
     def consumed(self, stream_id: StreamId, count: int) -> None:
         """Return credit for bytes that were held before they were taken."""
         self._mux.consumed(stream_id, count, self.loop.time())
-        if self._mux.has_output():
+        if self._mux.output.has_output:
             self.schedule_flush()
 
     def unsent(self, stream_id: StreamId) -> int:
@@ -266,19 +276,6 @@ class Link:
             self._idle.set()
 
     # Events
-
-    def _handle_all(self, happened: list[Event], now: float) -> None:
-        streams, consumed = self._streams, self._mux.consumed
-        for event in happened:
-            if not isinstance(event, DataReceived):
-                self._handle(event)
-                continue
-            stream_id, data = event
-            stream = streams.get(stream_id)
-            # A stream that has ended here takes what was under way: nobody else returns its credit.
-            taken = len(data) if stream is None else stream.deliver(data)
-            if taken:
-                consumed(stream_id, taken, now)
 
     def _handle(self, event: SeldomEvent) -> None:
         match event:
@@ -352,10 +349,12 @@ class Link:
         if carrier is None or self._lost or self._closing:
             return
         mux = self._mux
-        while mux.has_output() and carrier.is_writable and (message := mux.message_to_send()) is not None:
+        output = mux.output
+        while output.has_output and carrier.is_writable and (message := mux.message_to_send()) is not None:
             carrier.send(message)
-        for event in mux.drained():
-            self._handle(event)
+        if output.drained:
+            for event in mux.drained():
+                self._handle(event)
 
     # Time
 
@@ -364,7 +363,8 @@ class Link:
         Be woken when the mux wants to be.
 
         Deadlines mostly move into the future, message by message. So a timer that is armed stays, unless it
-        is too late, and what it finds on waking is judged by the mux.
+        is too late, and what it finds on waking is judged by the mux, which also says after which messages a
+        timer may be too late.
         """
         due = self._mux.next_timeout()
         if self._lost or due is None:
@@ -387,7 +387,8 @@ class Link:
         except LinkTimedOut as error:
             self._break(error)
             return
-        self._handle_all(happened, now)
+        for event in happened:
+            self._handle(event)
         self.schedule_flush()
         self._arm_timer()
 
