@@ -489,7 +489,7 @@ class HttpServer(asyncio.Protocol):
     def _open_record(self, head: RequestHead | None) -> CallRecord:
         self._phase = _Phase.BUSY
         self._number += 1
-        self._record = record = CallRecord.begun(self._number, head, self._loop.time())
+        self._record = record = CallRecord(self._number, head, self._loop.time())
         return record
 
     def _close_record(self) -> None:
