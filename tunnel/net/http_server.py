@@ -403,7 +403,7 @@ class HttpServer(asyncio.Protocol):
         To be called last: the transport may deliver what it holds before this returns.
         """
         exchange = self._exchange
-        wanted = (exchange is None or not exchange.is_request_paused) and self._reader.held <= _HELD
+        wanted = (exchange is None or not exchange.is_request_paused) and len(self._reader.held) <= _HELD
         if wanted is self._is_reading or self._departure is not None or self._connection.is_closing():
             return
         if not wanted:
