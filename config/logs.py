@@ -6,10 +6,11 @@ One line an event, on standard error: text for people on a terminal, otherwise J
 takes the same way, so that a log has one format.
 
 Every call is a line, so a line has to be cheap. JSON is made in one step instead of structlog's usual five
-(``_JsonLine``), the line of a call goes straight to that step (``write_call``), and a process with an event
-loop writes the lines of ``JOINED_SECONDS`` with one system call (``join_lines``). A warning is written at
-once, with all that stands before it; what ends a process without asking it, SIGKILL or the kernel, takes the
-lines of that moment with it.
+(``_JsonLine``), and a process with an event loop writes the lines of ``JOINED_SECONDS`` with one system call
+(``join_lines``). Of the line of a call only the moment is taken down while somebody waits for the call
+(``CallLog``): what there is to say of it is put together and rendered when the line is written. A warning
+is written at once, with all that stands before it; what ends a process without asking it, SIGKILL or the
+kernel, takes the lines of that moment with it.
 
 Nothing here hides anything: no secret, key, payload, header value or query string may be given to a logger
 in the first place.
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVarTuple
 
 import structlog
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 JOINED_SECONDS = 0.02
 """How long a line may wait for others. A reader of the log does not notice it; 500 calls may fit into it."""
+_Settled = TypeVarTuple("_Settled")
 _LEVEL_OF_METHOD = {"warn": "warning", "exception": "error"}
 
 
@@ -60,10 +62,10 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     _output.stream = stream
     is_text = config.format == "text" or (config.format == "auto" and is_terminal)
     filtering = structlog.make_filtering_bound_logger(level)
-    has_short_way = not is_text and level <= logging.INFO
+    is_for_calls = not is_text and level <= logging.INFO
     structlog.configure(
         processors=_text(is_terminal=is_terminal) if is_text else [_JsonLine()],
-        wrapper_class=type("JsonLogger", (_ShortWay, filtering), {}) if has_short_way else filtering,
+        wrapper_class=type("JsonLogger", (_JsonLogger, filtering), {}) if is_for_calls else filtering,
         logger_factory=_Writer,
         # One line a call is logged: binding a logger anew each time would cost as much as the line itself.
         cache_logger_on_first_use=True,
@@ -86,20 +88,48 @@ def write_lines() -> None:
     _output.part()
 
 
-def write_call(log: "FilteringBoundLogger", facts: "Mapping[str, object]") -> None:
+class CallLog:
     """
-    Write the line of a call: what ``log.info("call", **facts)`` does, at less than half its price.
+    Writes the lines of calls: what ``log.info("call", …)`` does, at a fraction of its price.
+
+    To be used on the event loop's thread where lines are joined. Like any logger of ours it keeps to the
+    setup that it found when it first wrote.
 
     Args:
-        log: What ``structlog.get_logger`` returned.
-        facts: The event's own fields, in the order of the line; no ``exc_info`` among them. They are kept
-            and rendered a moment later.
+        area: That of its lines.
     """
-    # ``log`` is a proxy that finds the logger anew for each attribute. ``bind`` asks it only for the logger.
-    logger = log.bind()
-    if isinstance(logger, _ShortWay):
-        logger.write_call(facts)
-    else:
+
+    def __init__(self, area: str) -> None:
+        self._area = area
+        self._log: FilteringBoundLogger = structlog.get_logger(area)
+        self._processors: list[Processor] = []  # structlog's own list, once it is known to be the JSON log's
+
+    def write(self, facts: Callable[[*_Settled], Mapping[str, object]], /, *settled: *_Settled) -> None:
+        """
+        Write the line of a call.
+
+        Args:
+            facts: Returns the event's own fields, in the order of the line; no ``exc_info`` among them. As a
+                rule it is called a moment later, when the line is written.
+            settled: What it is called with. Nothing of it may change any more.
+        """
+        processors = self._processors
+        # ``structlog.testing.capture_logs`` puts its own processor into the list, and has it taken out again.
+        if not processors or type(render := processors[0]) is not _JsonLine:
+            self._write_long(facts(*settled))
+            return
+        call: _Call = (render, render.now(), self._area, facts, settled)
+        if _output.waiting:
+            _output.waiting.append(call)  # They are about to be written.
+        else:
+            _output.take(call)
+
+    def _write_long(self, facts: Mapping[str, object]) -> None:
+        """Write a line by structlog's chain, and find out whether the next may go past it."""
+        # ``_log`` is a proxy that has a logger from the first ``bind`` on.
+        logger = self._log.bind()
+        if isinstance(logger, _JsonLogger):
+            self._processors = logger._processors
         logger.info("call", **facts)
 
 
@@ -151,31 +181,21 @@ class _JsonLine:
         return f"{self._second_text}.{str(rest // 1000).zfill(6)}Z"
 
 
-class _Call(NamedTuple):
-    """The line of a call, not yet rendered: that is for when the answer has left."""
-
-    render: _JsonLine
-    when: int
-    area: str
-    facts: "Mapping[str, object]"
-
-    def line(self) -> str:
-        return self.render.line(self.when, "info", self.area, "call", self.facts)
+# The line of a call, not yet rendered: by what, when it was, its area, and what ``CallLog.write`` was given.
+_Call = tuple[_JsonLine, int, str, Callable[..., Mapping[str, object]], tuple[object, ...]]
 
 
-class _ShortWay(structlog.BoundLoggerBase):
-    """What the logger of a JSON log has besides structlog's own methods."""
+def _line(line: str | _Call) -> str:
+    if isinstance(line, str):
+        return line
+    render, when, area, facts, settled = line
+    return render.line(when, "info", area, "call", facts(*settled))
+
+
+class _JsonLogger(structlog.BoundLoggerBase):
+    """A logger whose chain is nothing but our JSON, and which lets information pass: see ``CallLog``."""
 
     _processors: "list[Processor]"
-
-    def write_call(self, facts: "Mapping[str, object]") -> None:
-        """Write the line of a call, past structlog's chain where that holds nothing but our JSON."""
-        render = self._processors[0]
-        # ``structlog.testing.capture_logs`` puts its own processor into the list, and has it taken out again.
-        if isinstance(render, _JsonLine) and not self._context:
-            _output.take(_Call(render, render.now(), self._logger.area, facts))
-        else:
-            self._proxy_to_logger("info", "call", **facts)
 
 
 def _dumps(line: dict[str, object]) -> str:
@@ -193,13 +213,16 @@ class _Output:
 
     Args:
         stream: Where lines go.
+
+    Attributes:
+        waiting: Lines that are written a moment later; there are some only while that is due.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.waiting: list[str | _Call] = []
         self._later: Callable[[Callable[[], None]], object] | None = None
         self._thread = 0  # that of the event loop
-        self._waiting: list[str | _Call] = []
 
     def join(self, later: Callable[[Callable[[], None]], object]) -> None:
         self._later = later
@@ -214,9 +237,9 @@ class _Output:
         if self._later is None or threading.get_ident() != self._thread:
             self._write_all([line])
             return
-        if not self._waiting:
+        if not self.waiting:
             self._later(self.flush)
-        self._waiting.append(line)
+        self.waiting.append(line)
 
     def take_now(self, line: str) -> None:
         """Take a line that must not be lost, whatever happens next."""
@@ -226,12 +249,12 @@ class _Output:
 
     def flush(self) -> None:
         """Write what waits."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         if waiting:
             self._write_all(waiting)
 
     def _write_all(self, lines: Sequence[str | _Call]) -> None:
-        texts = [line if isinstance(line, str) else line.line() for line in lines]
+        texts = [_line(line) for line in lines]
         try:
             self.stream.write("\n".join(texts) + "\n")
             self.stream.flush()

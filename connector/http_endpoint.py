@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 import structlog
 
-from sallyport.config.logs import write_call
+from sallyport.config.logs import CallLog
 from sallyport.connector.dial import Dialler, GatewayTransport
 from sallyport.connector.errors import GatewayRefused, HopFailed, LocalRequestRefused
 from sallyport.connector.local_request import LocalSide, without
@@ -36,6 +36,7 @@ from sallyport.tunnel.net.http_forward import (
 from sallyport.tunnel.net.http_server import HttpServer
 
 log = structlog.get_logger("sallyport.connector.endpoint")
+calls = CallLog("sallyport.connector.endpoint")
 
 GATEWAY_IDLE_TIMEOUT: Final = limit(
     60.0, "seconds",
@@ -152,27 +153,34 @@ class HttpEndpoint:
     def _finished(self, record: CallRecord) -> None:
         """Write the one line of a call."""
         failure = record.failure
-        error = self._translate(failure) if failure is not None else None
-        facts: dict[str, object] = {
-            "call": _call_of(record, error),
-            "method": record.method,
-            "path": record.path,
-            "status": record.status,
-            "request_bytes": record.request_bytes,
-            "response_bytes": record.response_bytes,
-            "ms": round(record.seconds * 1000, 1),
-            "outcome": record.outcome,
-        }
         if failure is None:
-            if record.rule:
-                facts["rule"] = record.rule
-            write_call(log, facts)
-        elif error is None:
+            calls.write(_call_facts, record)
+            return
+        error = self._translate(failure)
+        facts = _call_facts(record, error)
+        if error is None:
             log.error("call", **facts, exc_info=failure.error)
         else:
             facts |= {"hop": error.hop, "executed": failure.executed}
             write = log.error if isinstance(error, GatewayRefused) else log.warning
             write("call", **facts, reason=str(error), hint=error.hint)
+
+
+def _call_facts(record: CallRecord, error: HopFailed | None = None) -> dict[str, object]:
+    """Say what the line of every call says; ``error`` for one that failed at another hop."""
+    facts: dict[str, object] = {
+        "call": _call_of(record, error),
+        "method": record.method,
+        "path": record.path,
+        "status": record.status,
+        "request_bytes": record.request_bytes,
+        "response_bytes": record.response_bytes,
+        "ms": round(record.seconds * 1000, 1),
+        "outcome": record.outcome,
+    }
+    if record.rule:
+        facts["rule"] = record.rule
+    return facts
 
 
 def _call_of(record: CallRecord, error: HopFailed | None) -> str:

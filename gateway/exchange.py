@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from json import dumps
-from typing import NamedTuple
 
 import structlog
 
-from sallyport.config.logs import write_call
+from sallyport.config.logs import CallLog
 from sallyport.gateway.credentials import UNIDENTIFIED, Credential, Keys, identify
 from sallyport.gateway.errors import RequestRefused, UpstreamFailed
 from sallyport.gateway.policy import Policy
@@ -39,6 +38,7 @@ from sallyport.tunnel.net.http_forward import (
 )
 
 log = structlog.get_logger("sallyport.gateway")
+calls = CallLog("sallyport.gateway")
 
 # Nobody has listed an origin for the gateway's own answer. Every key is good for it: no server is asked.
 _CANARY_POLICY = Policy()
@@ -84,7 +84,8 @@ class Premises:
     """Measures the tunnel for callers; None where nothing is measured."""
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Plan:
     """
     What was decided about a head: good for all requests that repeat it, as long as their key is.
 
@@ -129,42 +130,53 @@ class Conversation:
         """Decide about one request."""
         self._number += 1
         self._caller = self._connection
+        model = head.model or head
+        plan = model.plan
         try:
-            return self._decide(head)
+            if not (isinstance(plan, _Plan) and plan.credential.is_still_good(self._premises.keys)):
+                decided = self._decide_anew(head)
+                if not isinstance(decided, _Plan):
+                    return decided
+                plan = model.plan = decided
         except RequestRefused as refusal:
             self._rule = refusal.rule
             return refusal_answer(self._premises.gateway, refusal, call=self._call)
-
-    def finished(self, record: CallRecord) -> None:
-        """Count a call and write its line; ``HttpServer`` tells of each request exactly once."""
-        server = self._premises.servers.get(self._server)
-        failure = ""
-        if record.failure is not None:
-            failure = _log_text(record.failure)
-            if server is not None:
-                server.counts.failed += 1
-                server.counts.last_failure = failure
-        log_call(record, self._caller, server=self._server, rule=record.rule or self._rule, failure=failure)
-        self._server = self._rule = ""
-
-    def _decide(self, head: RequestHead) -> Decision:
-        model = head.model or head
-        plan = model.plan
-        if isinstance(plan, _Plan) and plan.credential.is_still_good(self._premises.keys):
-            self._caller = plan.caller  # who was welcome when the plan was made, on this connection
-        else:
-            # Before the route: which servers there are is not for strangers.
-            credential, headers = self._identify(head)
-            route = self._premises.routes.decide(head, self._caller.server_name)
-            self._server = route.server
-            if route.server == CANARY:
-                _CANARY_POLICY.admitted(headers)
-                return self._canary(head, route.target)
-            credential.require(route.server)
-            plan = model.plan = self._plan(head, credential, headers, route)
+        self._caller = plan.caller  # who was welcome when the plan was made, on this connection
         self._server = plan.server.name
         plan.server.counts.calls += 1
         return plan.forward
+
+    def finished(self, record: CallRecord) -> None:
+        """Count a call and write its line; ``HttpServer`` tells of each request exactly once."""
+        server, rule = self._server, record.rule or self._rule
+        self._server = self._rule = ""
+        if record.failure is None:
+            calls.write(call_facts, record, self._caller, server, rule)
+        else:
+            self._log_failure(record, record.failure, server, rule)
+
+    def _log_failure(self, record: CallRecord, failure: ForwardFailure, server: str, rule: str) -> None:
+        """Count a call that has failed and write its line, which does not wait for others."""
+        text = _log_text(failure)
+        asked = self._premises.servers.get(server)
+        if asked is not None:
+            asked.counts.failed += 1
+            asked.counts.last_failure = text
+        facts = call_facts(record, self._caller, server, rule)
+        facts |= {"failure": text, "stage": failure.stage, "executed": failure.executed}
+        log.warning("call", **facts)
+
+    def _decide_anew(self, head: RequestHead) -> _Plan | Decision:
+        """Decide about a head that repeats none, or of which nobody knows whether its key is still good."""
+        # Before the route: which servers there are is not for strangers.
+        credential, headers = self._identify(head)
+        route = self._premises.routes.decide(head, self._caller.server_name)
+        self._server = route.server
+        if route.server == CANARY:
+            _CANARY_POLICY.admitted(headers)
+            return self._canary(head, route.target)
+        credential.require(route.server)
+        return self._plan(head, credential, headers, route)
 
     def _plan(self, head: RequestHead, credential: Credential, headers: Headers, route: Route) -> "_Plan":
         """Make the head that is sent on, for this request and for those that repeat it."""
@@ -268,8 +280,16 @@ def status_and_reason(failure: ForwardFailure) -> tuple[int, str]:
             return 502, "broke the connection before its answer was complete"
 
 
-def log_call(record: CallRecord, caller: Caller, *, server: str, rule: str, failure: str) -> None:
-    """Write the one line of a call."""
+def call_facts(record: CallRecord, caller: Caller, server: str, rule: str) -> dict[str, object]:
+    """
+    Say what the one line of a call says, in its order.
+
+    Args:
+        record: What became of it.
+        caller: Who made it.
+        server: Where it went; empty when that was not decided.
+        rule: Which rule refused it, if one did.
+    """
     facts: dict[str, object] = {
         "call": f"{caller.reference}.{record.number}",
         "caller": caller.principal,
@@ -285,11 +305,7 @@ def log_call(record: CallRecord, caller: Caller, *, server: str, rule: str, fail
     }
     if rule:
         facts["rule"] = rule
-    if record.failure is None:
-        write_call(log, facts)
-        return
-    facts |= {"failure": failure, "stage": record.failure.stage, "executed": record.failure.executed}
-    log.warning("call", **facts)
+    return facts
 
 
 def _log_text(failure: ForwardFailure) -> str:

@@ -20,7 +20,7 @@ from sallyport.config.gateway import GatewayLimits
 from sallyport.gateway.attendance import Attendance
 from sallyport.gateway.credentials import Keys
 from sallyport.gateway.errors import RequestRefused
-from sallyport.gateway.exchange import Caller, Conversation, Premises, log_call, refusal_answer
+from sallyport.gateway.exchange import Caller, Conversation, Premises, call_facts, calls, refusal_answer
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import Server
 from sallyport.gateway.yardstick import Yardstick
@@ -165,7 +165,7 @@ class Gateway:
             return refusal_answer(self._premises.gateway, refusal, call=call)
 
         def finished(record: CallRecord) -> None:
-            log_call(record, caller, server="", rule=record.rule or refusal.rule, failure="")
+            calls.write(call_facts, record, caller, "", record.rule or refusal.rule)
 
         return self._serve(decide, finished, idle_timeout=idle_timeout)
 

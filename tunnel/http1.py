@@ -7,7 +7,7 @@ finds the end of a body; ``http1_encode`` writes.
 Here are the two readers that put them together, and the names that the rest of the product imports.
 
 A reader is fed with ``receive`` and answers with the events of one message: its head, pieces of its body as
-they came, ``END_OF_MESSAGE``. It then stops. What was received beyond is held (``held`` bytes of it) until
+they came, ``END_OF_MESSAGE``. It then stops. What was received beyond is held (``held``) until
 ``start_next`` (requests) or for ever (answers: bytes that nobody asked for, a connection to be dropped). So
 a pipelined request is never looked at while the one before it is being answered.
 
@@ -76,6 +76,7 @@ __all__ = [
 ]
 
 _DEFAULT_LIMITS = HeadLimits()
+_COUNTED = (BodyKind.LENGTH, BodyKind.NONE)  # where the head says how many bytes follow
 
 _MAX_INTERIM: Final = limit(
     64, "heads",
@@ -103,6 +104,7 @@ class _MessageReader(Generic[_Head]):
 
     Attributes:
         has_ended: The message is complete and the next one was not started.
+        held: What was received behind the end of the message.
     """
 
     def __init__(self, status: int, limits: HeadLimits, memo: HeadMemo[_Head]) -> None:
@@ -112,13 +114,8 @@ class _MessageReader(Generic[_Head]):
         self._is_memo_valid = True
         self._beginning = bytearray()  # a head of which the end has not come
         self._decoder: BodyDecoder | None = None  # while a body is being read
-        self._held = b""
+        self.held = b""
         self.has_ended = False
-
-    @property
-    def held(self) -> int:
-        """Bytes received behind the end of the message."""
-        return len(self._held)
 
     @property
     def is_in_head(self) -> bool:
@@ -145,27 +142,28 @@ class _MessageReader(Generic[_Head]):
         if known is None:
             return None
         head, start = known
-        kind, length = head.body
-        if len(data) != start + length or not (kind is BodyKind.LENGTH or self._ends_with_head(head)):
+        length = head.body.length
+        if len(data) != start + length or (not length and not self._ends_with_head(head)):
             return None
         self.has_ended = True
         return head, data[start:]
 
     def _ends_with_head(self, head: _Head) -> bool:
-        """Whether the head that has no counted body is the whole message."""
+        """Whether the head is the whole message, of which no bytes of a body were declared."""
         raise NotImplementedError
 
     def _read_head(self, data: bytes) -> tuple[_Head, bytes] | None:
         """Return a head that is now complete, judged, and what is behind it; None while it is not."""
         memo = self._memo if self._is_memo_valid else None
-        if memo is not None and not self._beginning and (known := memo.recall(data)) is not None:
+        is_in_pieces = bool(self._beginning)
+        if memo is not None and not is_in_pieces and (known := memo.recall(data)) is not None:
             return known[0], data[known[1] :]
         found = self._take_head(data)
         if found is None:
             return None
         raw, rest = found
         # One that came in pieces may be known as well.
-        if memo is not None and (known := memo.recall(raw)) is not None:
+        if memo is not None and is_in_pieces and (known := memo.recall(raw)) is not None:
             return known[0], rest
         head = self._judge(raw)
         if memo is not None:
@@ -205,11 +203,11 @@ class _MessageReader(Generic[_Head]):
     def _begin_body(self, body: Body, data: bytes, events: list[_Head | bytes | EndOfMessage]) -> None:
         """Turn to what is behind a head; a body that is there as a whole, as most are, needs no decoder."""
         kind, length = body
-        if (kind is BodyKind.LENGTH or kind is BodyKind.NONE) and len(data) >= length:
+        if kind in _COUNTED and len(data) >= length:
             if length:
                 events.append(data if len(data) == length else data[:length])
             self.has_ended = True
-            self._held = data[length:]
+            self.held = data[length:]
             events.append(END_OF_MESSAGE)
             return
         self._decoder = body_decoder(body, status=self._status)
@@ -224,7 +222,7 @@ class _MessageReader(Generic[_Head]):
         if rest is not None:
             self._decoder = None
             self.has_ended = True
-            self._held = rest
+            self.held = rest
             events.append(END_OF_MESSAGE)
 
 
@@ -247,7 +245,7 @@ class RequestReader(_MessageReader[RequestHead]):
             HttpRefused: With the status to answer with. The connection can carry no further request.
         """
         if self.has_ended:
-            self._held += data
+            self.held += data
             return []
         events: list[RequestEvent] = []
         if self._decoder is not None:
@@ -262,7 +260,7 @@ class RequestReader(_MessageReader[RequestHead]):
         return parse_request_head(raw, self._limits)
 
     def _ends_with_head(self, head: RequestHead) -> bool:
-        return head.body.kind is BodyKind.NONE
+        return head.body.kind in _COUNTED
 
     def start_next(self) -> list[RequestEvent]:
         """
@@ -276,7 +274,7 @@ class RequestReader(_MessageReader[RequestHead]):
         if not self.has_ended:
             raise AssertionError("the next request starts behind the end of the former")
         self.has_ended = False
-        held, self._held = self._held, b""
+        held, self.held = self.held, b""
         return self.receive(held) if held else []
 
     def receive_eof(self) -> None:
@@ -311,7 +309,7 @@ class ResponseReader(_MessageReader[ResponseHead]):
 
     def expect(self, method: bytes) -> None:
         """Read the answer to a request with that method from here on; nothing must be held."""
-        if not self.has_ended or self._held:
+        if not self.has_ended or self.held:
             raise AssertionError("an answer is expected on an idle connection only")
         self.has_ended = False
         self._method = method
@@ -327,7 +325,7 @@ class ResponseReader(_MessageReader[ResponseHead]):
             HttpRefused: What came is not an answer; its status, 502, is for the caller.
         """
         if self.has_ended:
-            self._held += data
+            self.held += data
             return []
         events: list[ResponseEvent] = []
         if self._decoder is not None:
@@ -348,7 +346,7 @@ class ResponseReader(_MessageReader[ResponseHead]):
         return parse_response_head(raw, self._method, self._limits)
 
     def _ends_with_head(self, head: ResponseHead) -> bool:
-        return head.body.kind is BodyKind.NONE and head.status >= 200  # behind an interim one another follows
+        return head.body.kind in _COUNTED and head.status >= 200  # behind an interim one another follows
 
     def receive_eof(self) -> list[ResponseEvent]:
         """

@@ -6,7 +6,7 @@ must match to be read, so a line end smuggled into a value by any mistake above 
 """
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sallyport.tunnel.http1_grammar import REQUEST_SHAPE, RESPONSE_SHAPE, Headers
 from sallyport.tunnel.http1_heads import Body, BodyKind, RequestHead, ResponseHead
@@ -55,7 +55,8 @@ def without_hop_by_hop(headers: Headers) -> Headers:
     return passing
 
 
-class OutgoingHead(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OutgoingHead:
     """
     The head of a request on its way out: all of it but the framing fields.
 
@@ -83,7 +84,7 @@ class OutgoingHead(NamedTuple):
 
     def framed(self, body: Body) -> bytes:
         """Return the whole head, for a body with that framing."""
-        return self.beginning + _end(body)
+        return _framed(self.beginning, body)
 
 
 def encode_request(head: RequestHead) -> bytes:
@@ -106,9 +107,8 @@ def encode_response(head: ResponseHead) -> bytes:
     Raises:
         ValueError: The head is not one that we would accept ourselves.
     """
-    return _response_beginning(head, head.headers) + _end(
-        head.body, closes=not head.keep_alive and head.status >= 200
-    )
+    beginning = _response_beginning(head, head.headers)
+    return _framed(beginning, head.body, closes=not head.keep_alive and head.status >= 200)
 
 
 def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
@@ -127,7 +127,7 @@ def pass_response(head: ResponseHead, body: Body, *, keep_alive: bool) -> bytes:
     passing = model.passing
     if passing is None:
         passing = model.passing = _response_beginning(model, without_hop_by_hop(model.headers))
-    return passing + _end(body, closes=not keep_alive and head.status >= 200)
+    return _framed(passing, body, closes=not keep_alive and head.status >= 200)
 
 
 def _response_beginning(head: ResponseHead, fields: Headers) -> bytes:
@@ -157,12 +157,13 @@ def _beginning(lines: list[bytes], shape: re.Pattern[bytes]) -> bytes:
     return joined
 
 
-def _end(body: Body, *, closes: bool = False) -> bytes:
-    """Return the framing fields, ``Connection: close`` where the connection ends, and the empty line."""
+def _framed(beginning: bytes, body: Body, *, closes: bool = False) -> bytes:
+    """Add the framing fields, ``Connection: close`` where the connection ends, and the empty line."""
     end = b"Connection: close\r\n\r\n" if closes else b"\r\n"
-    if body.kind is BodyKind.LENGTH:
-        return b"Content-Length: %d\r\n%b" % (body.length, end)
-    return b"Transfer-Encoding: chunked\r\n" + end if body.kind is BodyKind.CHUNKED else end
+    kind, length = body
+    if length or kind is BodyKind.LENGTH:
+        return b"%bContent-Length: %d\r\n%b" % (beginning, length, end)
+    return beginning + (b"Transfer-Encoding: chunked\r\n" if kind is BodyKind.CHUNKED else b"") + end
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:

@@ -39,28 +39,40 @@ _Head = TypeVar("_Head", RequestHead, ResponseHead)
 
 class _Known(Generic[_Head]):
     """
-    A head that was judged, cut where the digits of its length stand.
+    A head that was judged, cut where the digits of its length begin.
 
     Attributes:
         head: The verdict.
         prefix: Its bytes before the digits; all of them when it has none.
-        digits: Empty when it has none.
-        suffix: Its bytes behind them.
-        position: Of the Content-Length among the fields.
+        start: How many they are.
+        rest: The digits and what is behind them; empty when it has none.
+        size: How many bytes it has in all.
     """
 
-    __slots__ = ("digits", "head", "position", "prefix", "suffix")
+    __slots__ = ("_digits", "_position", "head", "prefix", "rest", "size", "start")
 
     def __init__(self, raw: bytes, head: _Head) -> None:
         self.head: _Head = head
-        self.position = 0
+        self.size = len(raw)
         found = _LENGTH_FIELD.search(raw) if head.body.kind is BodyKind.LENGTH else None
         if found is None:
-            self.prefix, self.digits, self.suffix = raw, b"", b""
+            self.prefix, self.start, self.rest = raw, self.size, b""
             return
-        start, end = found.span(1)
-        self.prefix, self.digits, self.suffix = raw[:start], raw[start:end], raw[end:]
-        self.position = [name.lower() for name, _ in head.headers].index(b"content-length")
+        self.start, end = found.span(1)
+        self.prefix, self.rest = raw[: self.start], raw[self.start :]
+        self._digits = end - self.start
+        self._position = [name.lower() for name, _ in head.headers].index(b"content-length")
+
+    def with_other_length(self, data: bytes) -> tuple[_Head, int] | None:
+        """Recognise a head that begins like this one and has other digits: as ``HeadMemo.recall``."""
+        start, suffix = self.start, self.rest[self._digits :]
+        end = data.find(b"\r", start, start + _MOST_DIGITS + 1)
+        if end <= start or not data.startswith(suffix, end):
+            return None
+        digits = data[start:end]
+        if not digits.isdigit() or (digits[0] == 0x30 and digits != b"0"):
+            return None
+        return self.head.with_length(digits, self._position), end + len(suffix)
 
 
 class HeadMemo(Generic[_Head]):
@@ -82,19 +94,12 @@ class HeadMemo(Generic[_Head]):
             The head and how many bytes it takes; None for one that is new, or not complete.
         """
         for known in self._known:
-            prefix = known.prefix
-            if not data.startswith(prefix):
+            if not data.startswith(known.prefix):
                 continue
-            start = len(prefix)
-            if not known.digits:
-                return known.head, start
-            end = data.find(b"\r", start, start + _MOST_DIGITS + 1)
-            if end > start and data.startswith(known.suffix, end):
-                digits = data[start:end]
-                if digits == known.digits:
-                    return known.head, end + len(known.suffix)
-                if digits.isdigit() and (digits[0] != 0x30 or digits == b"0"):
-                    return known.head.with_length(digits, known.position), end + len(known.suffix)
+            if data.startswith(known.rest, known.start):
+                return known.head, known.size
+            if (found := known.with_other_length(data)) is not None:
+                return found
         return None
 
     def keep(self, raw: bytes, head: _Head) -> None:

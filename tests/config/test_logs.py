@@ -11,11 +11,16 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from sallyport.config.logs import configure_logging, join_lines, write_call, write_lines
+from sallyport.config.logs import CallLog, configure_logging, join_lines, write_lines
 from sallyport.config.sections import LogConfig
 
 CALL = {"call": "00.1", "caller": "cert:alice", "status": 200, "ms": 1.2, "outcome": "answered"}
 """Some of what is said of a call."""
+
+
+def facts_of(status: int, outcome: str) -> dict[str, object]:
+    """Return the facts of the call from what was settled about it."""
+    return CALL | {"status": status, "outcome": outcome}
 
 
 @pytest.fixture(autouse=True)
@@ -178,32 +183,55 @@ def test_nothing_is_too_odd_for_a_line() -> None:
     assert (line["big"], line["half"], line["thing"]) == (2**80, "\ud800", "<class 'object'>")
 
 
-def ways_of(log: structlog.typing.FilteringBoundLogger) -> list[Callable[[], None]]:
-    """List the long way and the short one to the same line."""
-    return [lambda: log.info("call", **CALL), lambda: write_call(log, CALL)]
+def ways(area: str = "sallyport.gateway") -> list[Callable[[], None]]:
+    """List the long way, the first on the short way and the others to the same line."""
+    log, calls = structlog.get_logger(area), CallLog(area)
+
+    def write() -> None:
+        calls.write(facts_of, 200, "answered")
+
+    return [lambda: log.info("call", **CALL), write, write]
 
 
 def test_the_line_of_a_call_is_that_of_any_event() -> None:
     """The short way leaves nothing out, and keeps the order."""
     stream = io.StringIO()
     configure_logging(LogConfig(format="json"), stream)
-    for write in ways_of(structlog.get_logger("sallyport.gateway")):
+    for write in ways():
         write()
-    long, short = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert list(short) == list(long) == ["time", "level", "area", "event", *CALL]
-    assert short | {"time": ""} == long | {"time": ""}
-    assert len(short["time"]) == len("2026-11-21T12:00:00.000001Z")
+    long, *others = (json.loads(line) for line in stream.getvalue().splitlines())
+    for short in others:
+        assert list(short) == list(long) == ["time", "level", "area", "event", *CALL]
+        assert short | {"time": ""} == long | {"time": ""}
+        assert len(short["time"]) == len("2026-11-21T12:00:00.000001Z")
+    assert len(others) == 2
 
 
-def test_bound_fields_are_in_the_line_of_a_call() -> None:
-    """What a logger was bound to goes before the facts, as with any event."""
-    stream = io.StringIO()
+def test_the_line_of_a_call_is_made_when_it_is_written() -> None:
+    """Whoever waits for the answer does not wait for the line; its time is that of the call all the same."""
+    stream, later = io.StringIO(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    for write in ways_of(structlog.get_logger("sallyport.gateway").bind(link=3)):
-        write()
-    long, short = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert list(short.items())[1:] == list(long.items())[1:]
-    assert short["link"] == 3
+    join_lines(later)
+    log, calls = structlog.get_logger("sallyport.gateway"), CallLog("sallyport.gateway")
+    asked: list[int] = []
+
+    def facts(number: int) -> dict[str, object]:
+        asked.append(number)
+        return {"number": number}
+
+    calls.write(facts, 0)  # the first takes the long way
+    asked.clear()
+    calls.write(facts, 1)
+    log.info("between")
+    calls.write(facts, 2)
+    assert asked == []
+
+    later.writes.pop()()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert asked == [1, 2]
+    assert [line.get("number") for line in lines] == [0, 1, None, 2]
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert later.writes == []
 
 
 def test_the_line_of_a_call_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,11 +239,11 @@ def test_the_line_of_a_call_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("NO_COLOR", "1")
     stream = io.StringIO()
     configure_logging(LogConfig(format="text"), stream)
-    for write in ways_of(structlog.get_logger("sallyport.gateway")):
+    for write in ways():
         write()
-    long, short = (line.split(maxsplit=1)[1] for line in stream.getvalue().splitlines())
-    assert short == long
-    assert "caller=cert:alice" in short
+    long, *others = (line.split(maxsplit=1)[1] for line in stream.getvalue().splitlines())
+    assert others == [long, long]
+    assert "caller=cert:alice" in long
 
 
 @pytest.mark.parametrize("format_", ["json", "text"])
@@ -223,7 +251,8 @@ def test_the_line_of_a_call_has_a_level(format_: Literal["json", "text"]) -> Non
     """It is one of information, and held back by whoever wants warnings only."""
     stream = io.StringIO()
     configure_logging(LogConfig(level="warning", format=format_), stream)
-    write_call(structlog.get_logger("sallyport.gateway"), CALL)
+    for write in ways():
+        write()
     assert stream.getvalue() == ""
 
 
@@ -231,13 +260,14 @@ def test_the_line_of_a_call_has_a_level(format_: Literal["json", "text"]) -> Non
 def test_tests_can_capture_the_line_of_a_call(is_configured: bool) -> None:
     """``capture_logs`` works, on a logger that has written before as well; and all is as it was behind it."""
     stream = io.StringIO()
-    log = structlog.get_logger("sallyport.gateway")
+    calls = CallLog("sallyport.gateway")
     if is_configured:
         configure_logging(LogConfig(format="json"), stream)
-        write_call(log, CALL)
+        calls.write(facts_of, 200, "answered")
+        calls.write(facts_of, 200, "answered")
     with capture_logs() as lines:
-        write_call(log, CALL)
+        calls.write(facts_of, 200, "answered")
     assert lines == [{"event": "call", "log_level": "info", **CALL}]
     if is_configured:
-        write_call(log, CALL)
-        assert events_of(stream) == ["call", "call"]
+        calls.write(facts_of, 200, "answered")
+        assert events_of(stream) == ["call"] * 3

@@ -304,9 +304,10 @@ def test_a_failure_is_explained(
 def test_an_answered_call_has_one_line(conversation: Conversation, servers: dict[str, Server]) -> None:
     """Who called what and how it ended, and nothing of what was said."""
     decide(conversation, "POST /mcp?secret=1 HTTP/1.1\nAuthorization: Bearer secret")
-    record = CallRecord(
-        1, "POST", "/mcp", 5.0, status=200, request_bytes=10, response_bytes=20, seconds=0.01234
+    head = parse_request_head(
+        b"POST /mcp?secret=1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n"
     )
+    record = CallRecord(1, head, 5.0, status=200, request_bytes=10, response_bytes=20, seconds=0.01234)
 
     with capture_logs() as lines:
         conversation.finished(record)
@@ -338,9 +339,7 @@ def test_a_failed_call_says_why(conversation: Conversation, servers: dict[str, S
     failure = ForwardFailure("dial", error, "no")
 
     with capture_logs() as lines:
-        conversation.finished(
-            CallRecord(1, "POST", "/mcp", 0.0, status=503, outcome="failed", failure=failure)
-        )
+        conversation.finished(CallRecord(1, None, 0.0, status=503, outcome="failed", failure=failure))
 
     assert lines[0]["log_level"] == "warning"
     assert lines[0]["stage"] == "dial"
@@ -354,10 +353,10 @@ def test_a_refusal_is_logged_with_its_rule_and_the_next_line_is_clean(conversati
     """One request's verdict does not stick to the next; the codec's own refusals name their rule as well."""
     with capture_logs() as lines:
         decide(conversation, "GET /admin HTTP/1.1")
-        conversation.finished(CallRecord(1, "GET", "/admin", 0.0, status=403, outcome="refused"))
+        conversation.finished(CallRecord(1, None, 0.0, status=403, outcome="refused"))
         decide(conversation, "GET /mcp HTTP/1.1")
-        conversation.finished(CallRecord(2, "GET", "/mcp", 0.0, status=200))
-        conversation.finished(CallRecord(3, "", "", 0.0, status=400, outcome="refused", rule="two Hosts"))
+        conversation.finished(CallRecord(2, None, 0.0, status=200))
+        conversation.finished(CallRecord(3, None, 0.0, status=400, outcome="refused", rule="two Hosts"))
 
     assert [line.get("rule") for line in lines] == ["exposed", None, "two Hosts"]
     assert [line["server"] for line in lines] == ["", "tickets", ""]

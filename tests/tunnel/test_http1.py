@@ -201,7 +201,7 @@ def test_the_next_request_waits() -> None:
     events = reader.receive(one + b"GET /2 HTTP/1.1\r\n")
     assert [type(event) for event in events] == [RequestHead, bytes, EndOfMessage]
     assert reader.receive(b"Host: a\r\n\r\n") == []
-    assert reader.held == len(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert len(reader.held) == len(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
     head, end = reader.start_next()
     assert isinstance(head, RequestHead)
     assert head.target == b"/2"

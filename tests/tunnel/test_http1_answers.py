@@ -124,7 +124,7 @@ def test_bytes_that_nobody_asked_for_are_held() -> None:
     reader = ResponseReader()
     reader.expect(b"GET")
     reader.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\n\r\n")
-    assert reader.held == len(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert len(reader.held) == len(b"HTTP/1.1 200 OK\r\n\r\n")
 
 
 def test_a_truncated_answer() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 class Deadline:
     """
-    One moment at which to be called, unless it is moved or cleared before.
+    One moment at which to be called, unless it is moved or cancelled before.
 
     Args:
         loop: The running loop, for its clock and its timer.
@@ -29,18 +29,14 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
         self._fires = 0.0  # when the timer, if there is one, does
 
-    def set(self, seconds: float) -> None:
-        """Move the deadline to so many seconds from now."""
-        self._at = at = self._loop.time() + seconds
+    def set(self, seconds: float, now: float | None = None) -> None:
+        """Move the deadline to so many seconds from now; ``now`` where the loop's clock was just read."""
+        self._at = at = (self._loop.time() if now is None else now) + seconds
         if self._timer is not None:
             if self._fires <= at:
                 return
             self._timer.cancel()
         self._start_timer(at)
-
-    def clear(self) -> None:
-        """Have no deadline; the loop's timer is left to find that out."""
-        self._at = None
 
     def cancel(self) -> None:
         """

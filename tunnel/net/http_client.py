@@ -185,7 +185,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_made = False
         self.deadline = Deadline(pool.loop, self._expired)
         self.requests = 0
-        self._has_unread: Callable[[], bool]
+        self._is_paused = False
+        self._has_unread: Callable[[], object]
 
     # For the requester
 
@@ -201,10 +202,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_answer(self) -> None:
         """Receive no more for now."""
+        self._is_paused = True
         self.transport.pause_reading()
 
     def resume_answer(self) -> None:
         """Receive again."""
+        self._is_paused = False
         self.transport.resume_reading()
 
     def give_back(self, *, clean: bool) -> None:
@@ -218,10 +221,11 @@ class UpstreamConnection(asyncio.Protocol):
         if not clean or self._lost or self._reader.held or self.transport.is_closing():
             self.abort()
             return
-        # A connection that is idle must be heard when it ends. What TLS has held back may come at once.
-        self.transport.resume_reading()
-        if self.transport.is_closing():
-            return
+        if self._is_paused:
+            # A connection that is idle must be heard when it ends. What TLS has held back may come at once.
+            self.resume_answer()
+            if self.transport.is_closing():
+                return
         self.deadline.set(self._pool.idle_timeout)
         self._pool.take_back(self)
 
@@ -267,7 +271,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         message = self._reader.whole(data)
         if message is not None:
-            self.requester.whole_answer(*message)
+            head, body = message
+            self.requester.whole_answer(head, body)
             return
         try:
             events = self._reader.receive(data)

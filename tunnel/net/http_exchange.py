@@ -18,7 +18,7 @@ no task, and sets no timer of its own:
 It ends exactly once, and tells the caller's side how through ``Caller``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from sallyport.tunnel.errors import TlsFailed
@@ -26,6 +26,7 @@ from sallyport.tunnel.http1 import (
     CHUNKED,
     LAST_CHUNK,
     UNTIL_CLOSE,
+    Body,
     BodyKind,
     EndOfMessage,
     RequestHead,
@@ -47,8 +48,9 @@ _HELD_WHILE_DIALLING: Final = limit(
 class Caller(Protocol):
     """The caller's connection, as an exchange uses it."""
 
-    def write(self, data: bytes) -> None:
-        """Send bytes of the answer."""
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """Sends bytes of the answer."""
 
     def update_reading(self) -> None:
         """Read on, perhaps at once, or no more: ``Exchange.is_request_paused`` has changed."""
@@ -59,8 +61,8 @@ class Caller(Protocol):
     def answer_failed(self, failure: ForwardFailure, *, begun: bool) -> None:
         """There is no whole answer; ``begun``: some of it was written, so no other can be."""
 
-    def stalled(self) -> None:
-        """The caller has taken nothing for as long as the next hop may be silent."""
+    def abort(self) -> None:
+        """Drop a caller who has taken nothing for as long as the next hop may be silent."""
 
 
 class Exchange:
@@ -89,7 +91,6 @@ class Exchange:
         "_head",
         "_held",
         "_is_over",
-        "_is_starting",
         "_keep_alive",
         "_last_chunk",
         "_pieces",
@@ -115,11 +116,12 @@ class Exchange:
         self._record = record
         self._dialling: Dialling | None = None
         self._connection: UpstreamConnection | None = None
-        self._is_starting = False
         self._is_over = False
         # Going up
         self._head = forward.head.framed(request.body)  # empty once it was sent
-        self._pieces: list[bytes] = [body] if body else []  # of the body, not yet sent
+        if body:
+            self._head += body
+        self._pieces: list[bytes] = []  # of the body, not yet sent
         self._held = 0  # their bytes, while dialling
         self._request_complete = body is not None
         self._last_chunk = LAST_CHUNK if request.body is CHUNKED else b""  # empty once it was sent
@@ -132,12 +134,10 @@ class Exchange:
         self._answer_paused = False
 
     def start(self) -> None:
-        """Ask for a connection; the request follows when there is one and it is flushed."""
+        """Ask for a connection; a whole request follows when there is one, another when it is flushed."""
         if self._is_over:
             return  # the caller was lost when he was told to continue
-        self._is_starting = True
         self._dialling = self._forward.upstream.lend(self)
-        self._is_starting = False
 
     # The request, from the caller's side
 
@@ -159,21 +159,19 @@ class Exchange:
             return
         if self._is_over:
             return
-        pieces = self._pieces
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        if self._last_chunk:
-            body = self._as_chunk(body)
-        data = self._head + body if self._head else body
+        head, self._head = self._head, b""
+        data = head
+        if self._pieces or self._last_chunk:
+            data += self._body_to_send()
         if not data:
             return
-        if self._head:
-            self._head = b""
+        # In this order: writing may find that the connection is lost, and so end the exchange.
+        if not self.has_begun:
+            connection.deadline.set(self._forward.timeouts.first_byte)
+        if head:
             connection.send_request(self._forward.head.method, data)
         else:
             connection.send(data)
-        if not self.has_begun and not self._is_over:
-            connection.deadline.set(self._forward.timeouts.first_byte)
 
     def abandon(self) -> None:
         """Drop everything: nobody waits for the answer. The next hop sees it at once."""
@@ -201,6 +199,8 @@ class Exchange:
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Send what has been waiting for the connection."""
+        # An idle connection is there at once; then the head waits for what came with it, for one write.
+        is_flush_due = self._request_complete or self._dialling is not None
         self._connection = connection
         self._dialling = None
         self._record.upstream = connection.transport
@@ -210,8 +210,7 @@ class Exchange:
         self._held = 0
         if self.is_request_paused:
             self.resume_request()
-        # An idle connection is there at once; then the head waits for what came with it, for one write.
-        if not self._is_starting:
+        if is_flush_due:
             self.flush()
 
     def dial_failed(self, error: Exception) -> None:
@@ -246,8 +245,8 @@ class Exchange:
 
     def whole_answer(self, head: ResponseHead, body: bytes) -> None:
         """Pass on an answer that has come at once, as one write."""
-        self._record.response_bytes = len(body)
-        self._caller.write(self._answer_head(head) + body)
+        self._record.response_bytes = head.body.length
+        self._caller.write(self._final_head(head, head.body) + body)
         if not self._is_over and self._connection is not None:  # else the caller was lost in the write
             self._complete(self._connection)
 
@@ -263,7 +262,7 @@ class Exchange:
         """Judge whose silence it is, and end the exchange when it is the next hop's."""
         if self._answer_paused:
             self.abandon()
-            self._caller.stalled()
+            self._caller.abort()
             return
         connection = self._connection
         if connection is None:
@@ -291,12 +290,16 @@ class Exchange:
 
     # Inside
 
-    def _as_chunk(self, body: bytes) -> bytes:
-        """Return a piece of a chunked request as a chunk, and the last one behind it once it is complete."""
-        framed = chunk(body) if body else b""
-        if self._request_complete:
-            framed, self._last_chunk = framed + self._last_chunk, b""
-        return framed
+    def _body_to_send(self) -> bytes:
+        """Return what was taken of the body; of a chunked one as a chunk, with the last one in the end."""
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._last_chunk:
+            body = chunk(body) if body else b""
+            if self._request_complete:
+                body, self._last_chunk = body + self._last_chunk, b""
+        return body
 
     def _answer_head(self, head: ResponseHead) -> bytes:
         """Return the head for the caller, framed for him; nothing for an interim one that he may not see."""
@@ -308,8 +311,12 @@ class Exchange:
         body = head.body
         if body.kind in (BodyKind.CHUNKED, BodyKind.UNTIL_CLOSE):
             body = CHUNKED if self._request.version == b"1.1" else UNTIL_CLOSE
-        self.has_begun = True
         self._chunked = body is CHUNKED
+        return self._final_head(head, body)
+
+    def _final_head(self, head: ResponseHead, body: Body) -> bytes:
+        """Return the head of the answer proper, for a body with that framing."""
+        self.has_begun = True
         self._reusable = head.keep_alive
         # An answer that overtakes the request leaves the rest of it unread, and so ends the connection.
         self._keep_alive = self._request.keep_alive and self._request_complete

@@ -126,12 +126,11 @@ Decision = Answer | Forward
 @dataclass(slots=True)
 class CallRecord:
     """
-    What became of one request; handed over exactly once, when it is settled.
+    What became of one request; handed over exactly once, when it is settled, and never changed again.
 
     Attributes:
         number: Of the request on the caller's connection, from 1.
-        method: Empty where the head could not be read.
-        path: The target without its query; empty where the head could not be read.
+        head: What was asked; None where it could not be read.
         started: When its head was complete, on the loop's clock.
         status: Of the final answer as the caller was sent it; None when he was sent none.
         request_bytes: Of the body, as received from the caller.
@@ -146,8 +145,7 @@ class CallRecord:
     """
 
     number: int
-    method: str
-    path: str
+    head: RequestHead | None = field(repr=False)
     started: float
     status: int | None = None
     request_bytes: int = 0
@@ -159,13 +157,15 @@ class CallRecord:
     upstream: "asyncio.Transport | None" = field(default=None, repr=False)
     upstream_number: int = 0
 
-    @classmethod
-    def begun(cls, number: int, head: RequestHead | None, now: float) -> "CallRecord":
-        """Open the record of a request; without a head, for one that could not be read."""
-        if head is None:
-            return cls(number, "", "", now)
-        path = head.target.partition(b"?")[0]
-        return cls(number, head.method.decode("ascii"), path.decode("ascii"), now)
+    @property
+    def method(self) -> str:
+        """Empty where the head could not be read."""
+        return "" if self.head is None else self.head.method.decode("ascii")
+
+    @property
+    def path(self) -> str:
+        """The target without its query; empty where the head could not be read."""
+        return "" if self.head is None else self.head.target.partition(b"?")[0].decode("ascii")
 
 
 def json_rpc_error(

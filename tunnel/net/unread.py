@@ -18,6 +18,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sallyport.tunnel.limits import limit
@@ -63,19 +64,20 @@ def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
     return b"".join(pieces)
 
 
-def unread_probe(transport: asyncio.BaseTransport) -> Callable[[], bool]:
+def unread_probe(transport: asyncio.BaseTransport) -> Callable[[], object]:
     """
     Return what tells whether bytes, an end of file or an error wait in a transport's socket.
 
-    To be asked while the transport is open. Where there is no socket, or no ``poll``, it is always False.
+    To be asked while the transport is open; the answer is to be taken for true or false. Where there is no
+    socket, or no ``poll``, it is always false. It is asked for each call on a connection that was idle, so
+    nothing stands between the question and the system call.
     """
     descriptor = _descriptor(transport)
     if descriptor is None or not hasattr(select, "poll"):
-        return lambda: False
+        return bool  # which is False when it is called with nothing
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    ask = poll.poll
-    return lambda: bool(ask(0))
+    return partial(poll.poll, 0)
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int | None:

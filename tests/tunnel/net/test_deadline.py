@@ -86,6 +86,15 @@ def test_moving_it_later_starts_no_timer() -> None:
     assert len(expired) == 1
 
 
+def test_it_may_be_told_the_time() -> None:
+    """Whoever has just read the loop's clock need not have it read again."""
+    clock = Clock()
+    subject, expired = deadline(clock)
+    subject.set(10, clock.now - 4)
+    clock.advance(6)
+    assert expired == [106.0]
+
+
 def test_moving_it_earlier_is_heeded() -> None:
     """The timer that would fire too late is replaced."""
     clock = Clock()
@@ -98,19 +107,16 @@ def test_moving_it_earlier_is_heeded() -> None:
     assert len(expired) == 1
 
 
-def test_clearing_and_setting_again() -> None:
-    """A cleared deadline does not expire; its timer serves the next one."""
+def test_setting_it_again_after_it_has_expired() -> None:
+    """It expires once for each time that it is set."""
     clock = Clock()
     subject, expired = deadline(clock)
     subject.set(10)
-    subject.clear()
+    clock.advance(10)
     subject.set(20)
-    assert clock.started == 1
-    clock.advance(15)
-    assert expired == []
-    subject.clear()
     clock.advance(100)
-    assert expired == []
+    assert expired == [110.0, 210.0]
+    assert clock.started == 2
 
 
 def test_cancelling_leaves_no_timer() -> None:

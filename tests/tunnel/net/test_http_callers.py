@@ -276,6 +276,27 @@ async def test_a_trickled_head_gains_no_time() -> None:
                 assert (await caller.reply("GET")).status == 408
 
 
+async def test_a_caller_who_has_sent_all_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times for a head and for a body run out while he waits, and nothing comes of it."""
+    monkeypatch.setattr(http_server, "_BODY_IDLE", 0.1)
+
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.request()
+            await anyio.sleep(0.3)
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(script) as upstream, hop_to(upstream.address, head_timeout=0.1) as hop:
+            async with await Caller.connect(hop.address) as caller:
+                whole = request(b"x")
+                for pieces in ([whole[:20], whole[20:-1], whole[-1:]], [whole]):
+                    for piece in pieces:
+                        await caller.send(piece)
+                    assert (await caller.reply()).status == 200
+            assert [record.outcome for record in hop.records] == ["answered"] * 2
+
+
 async def test_a_body_must_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller whose body stops is told 408, and the upstream sees the connection dropped."""
     monkeypatch.setattr(http_server, "_BODY_IDLE", 0.2)

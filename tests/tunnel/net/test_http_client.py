@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from sallyport.tunnel.errors import TlsFailed
+from sallyport.tunnel.net.http_client import UpstreamConnection
 from sallyport.tunnel.net.http_forward import ForwardFailure
 from tests.harness.http_hop import (
     PATIENCE,
@@ -226,9 +227,13 @@ async def test_a_tls_alert_in_place_of_the_first_answer(kept: bool, alert: str |
 
 
 class HoldingTransport(asyncio.Transport):
-    """A transport that, like TLS, delivers what it has held back as soon as reading goes on."""
+    """
+    A transport that, like TLS, delivers what it has held back as soon as reading goes on.
 
-    def __init__(self, protocol: asyncio.Protocol, held: bytes) -> None:
+    Its answer comes while the caller takes none.
+    """
+
+    def __init__(self, protocol: UpstreamConnection, held: bytes) -> None:
         super().__init__()
         self._protocol = protocol
         self._held = held
@@ -237,7 +242,11 @@ class HoldingTransport(asyncio.Transport):
 
     def write(self, data: object) -> None:
         self.written.append(data)
+        self._protocol.pause_answer()
         self._protocol.data_received(OK)
+
+    def pause_reading(self) -> None:
+        """Hold back what was held back already."""
 
     def resume_reading(self) -> None:
         held, self._held = self._held, b""
@@ -257,12 +266,19 @@ class HoldingTransport(asyncio.Transport):
         self._closing = True
 
 
+def made_by(factory: Callable[[], asyncio.Protocol]) -> UpstreamConnection:
+    """Return what a pool wants to be connected."""
+    connection = factory()
+    assert isinstance(connection, UpstreamConnection)
+    return connection
+
+
 async def test_bytes_held_back_behind_an_answer_spoil_its_connection() -> None:
     """They come while the connection is given back, and it is not kept."""
-    made: list[asyncio.Protocol] = []
+    made: list[UpstreamConnection] = []
 
     async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
-        made.append(factory())
+        made.append(made_by(factory))
         made[-1].connection_made(HoldingTransport(made[-1], b"HTTP/1.1 200 OK\r\n"))
 
     with anyio.fail_after(PATIENCE):
@@ -276,9 +292,9 @@ async def test_head_and_body_leave_as_one_write() -> None:
     transports: list[HoldingTransport] = []
 
     async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
-        protocol = factory()
-        transports.append(HoldingTransport(protocol, b""))
-        protocol.connection_made(transports[-1])
+        connection = made_by(factory)
+        transports.append(HoldingTransport(connection, b""))
+        connection.connection_made(transports[-1])
 
     with anyio.fail_after(PATIENCE):
         async with hop_to(("127.0.0.1", 1), dial=dial) as hop:
