@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 JOINED_SECONDS = 0.02
 """How long a line may wait for others. A reader of the log does not notice it; 500 calls may fit into it."""
+LINES_AT_ONCE = 64
+"""Lines written before calls get their turn again: to render 500 takes a millisecond, and all would wait."""
 _Settled = TypeVarTuple("_Settled")
 _LEVEL_OF_METHOD = {"warn": "warning", "exception": "error"}
 
@@ -80,7 +82,7 @@ def join_lines(call_later: Callable[[float, Callable[[], None]], object]) -> Non
     Args:
         call_later: That of the running event loop. Lines of other threads are written as they come.
     """
-    _output.join(lambda write: call_later(JOINED_SECONDS, write))
+    _output.join(call_later)
 
 
 def write_lines() -> None:
@@ -221,10 +223,10 @@ class _Output:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.waiting: list[str | _Call] = []
-        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._later: Callable[[float, Callable[[], None]], object] | None = None
         self._thread = 0  # that of the event loop
 
-    def join(self, later: Callable[[Callable[[], None]], object]) -> None:
+    def join(self, later: Callable[[float, Callable[[], None]], object]) -> None:
         self._later = later
         self._thread = threading.get_ident()
 
@@ -238,7 +240,7 @@ class _Output:
             self._write_all([line])
             return
         if not self.waiting:
-            self._later(self.flush)
+            self._later(JOINED_SECONDS, self._write_some)
         self.waiting.append(line)
 
     def take_now(self, line: str) -> None:
@@ -252,6 +254,14 @@ class _Output:
         waiting, self.waiting = self.waiting, []
         if waiting:
             self._write_all(waiting)
+
+    def _write_some(self) -> None:
+        """Write what has waited longest, and the rest when calls have had their turn."""
+        some, self.waiting = self.waiting[:LINES_AT_ONCE], self.waiting[LINES_AT_ONCE:]
+        if some:
+            self._write_all(some)
+        if self.waiting and self._later is not None:
+            self._later(0.0, self._write_some)
 
     def _write_all(self, lines: Sequence[str | _Call]) -> None:
         texts = [_line(line) for line in lines]

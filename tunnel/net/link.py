@@ -38,11 +38,14 @@ from sallyport.tunnel.windows import MemoryBudget
 
 
 class Carrier(Protocol):
-    """What a link asks of a carrier: whole messages, in order, without loss, or it fails (SPEC.md)."""
+    """
+    What a link asks of a carrier: whole messages, in order, without loss, or it fails (SPEC.md).
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether it would send a message now rather than keep it."""
+    Attributes:
+        is_writable: Whether it would send a message now rather than keep it.
+    """
+
+    is_writable: bool
 
     def send(self, message: bytes) -> None:
         """Send one message."""

@@ -58,7 +58,9 @@ class WebSocketCarrier(asyncio.Protocol):
         self._make_codec = codec_maker(codec or chosen_codec())
         self._codec: FrameCodec | None = None
         self._transport: asyncio.Transport | None = None
-        self._writable = True
+        self._is_open = False  # until something ends it: a close frame, an error, the connection's loss
+        self._is_paused = False
+        self.is_writable = False  # open and not paused; every message asks
         self._peer_closed = False
         self._error: LinkLost | None = None
         self._pings = TokenBucket(_PING_BURST, _PINGS_PER_SECOND, link.loop.time())
@@ -86,18 +88,16 @@ class WebSocketCarrier(asyncio.Protocol):
 
     # The carrier, as the link sees it; ``send`` is the codec's own
 
-    @property
-    def is_writable(self) -> bool:
-        return self._writable and self._codec is not None and self._codec.is_open
-
     def close(self) -> None:
         if self._transport is None:
             return
-        if self._codec is not None and self._codec.is_open:
+        if self._is_open and self._codec is not None:
             self._codec.close()
+        self._shut()
         self._transport.close()
 
     def abort(self) -> None:
+        self._shut()
         if self._transport is not None:
             self._transport.abort()
 
@@ -133,6 +133,7 @@ class WebSocketCarrier(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._shut()
         # They know this carrier, and none is freed at once while they know each other.
         self._codec = None
         self.send = self.write = _cannot_write
@@ -141,10 +142,12 @@ class WebSocketCarrier(asyncio.Protocol):
         self._link.carrier_lost(self._error or exc)
 
     def pause_writing(self) -> None:
-        self._writable = False
+        self._is_paused = True
+        self.is_writable = False
 
     def resume_writing(self) -> None:
-        self._writable = True
+        self._is_paused = False
+        self.is_writable = self._is_open
         self._link.carrier_writable()
 
     # The receiver, as the codec sees it; ``message_received`` is the link's own, ``write`` the transport's
@@ -161,6 +164,7 @@ class WebSocketCarrier(asyncio.Protocol):
 
     def peer_closed(self) -> None:
         self._peer_closed = True
+        self._shut()
         # The server ends the connection; the client waits for that (RFC 6455 §7.1.1).
         if self._upgrade.side is Side.SERVER and self._transport is not None:
             self._transport.close()
@@ -176,13 +180,20 @@ class WebSocketCarrier(asyncio.Protocol):
             return
         self._codec = self._make_codec(self._upgrade.side, self)
         self.send = self._codec.send
+        self._is_open = True
+        self.is_writable = not self._is_paused
         self._link.carrier_opened()
         if rest and self._codec is not None:
             self._codec.receive(rest)
 
+    def _shut(self) -> None:
+        """Send nothing more: behind a close frame, in order or not, nothing is looked at (RFC 6455 §1.4)."""
+        self._is_open = self.is_writable = False
+
     def _break(self, error: LinkLost) -> None:
         """Give the WebSocket up, behind what was written to tell the peer why."""
         self._error = error
+        self._shut()
         if self._transport is not None:
             self._transport.close()
 
