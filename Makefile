@@ -13,7 +13,7 @@
 #   make clients       agents' own programs, set up as `connect --print` says
 #   make bench-sdk     what the tunnel adds to calls of an SDK server, beside MCP proxies; ARGS=--quick
 #
-# make bench         ours and the peers side by side, about an hour; ARGS=--quick shows in a minute that it runs
+# make bench         ours and the peers side by side, 40 minutes or so; ARGS=--quick shows in a minute that it runs
 # make bench-peers   what bench compares with: frp, chisel, rathole into .bench/; as root also wrk, nginx, sshd by apt
 #
 # make test-313, make wheel-check, make dockerfile: another Python, the built wheel, the image.

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from bench.report import say
 from bench.speed import install, report, upstream
-from bench.speed.gates import judge
+from bench.speed.gates import is_compared, judge
 from bench.speed.load.programs import LoadProgram
 from bench.speed.picture import draw
 from bench.speed.rounds import Samples, contestants, run_rounds
@@ -56,7 +56,9 @@ def main() -> int:
         say(f"MISSING {name}: {reason}")
     present = [system for system in systems if system.name not in missing]
     began = time.monotonic()
-    samples = _measure(present, workloads, rounds, quick=arguments.quick)
+    # Whoever names what he wants has asked for it in every round.
+    in_every_round = _always if arguments.only or arguments.systems else is_compared
+    samples = _measure(present, workloads, rounds, in_every_round, quick=arguments.quick)
     run = report.Run(
         samples=samples,
         workloads=workloads,
@@ -79,8 +81,17 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _always(_workload: str, _system: str) -> bool:
+    return True
+
+
 def _measure(
-    systems: Sequence[System], workloads: Sequence[Workload], rounds: int, *, quick: bool
+    systems: Sequence[System],
+    workloads: Sequence[Workload],
+    rounds: int,
+    in_every_round: Callable[[str, str], bool],
+    *,
+    quick: bool,
 ) -> Samples:
     with tempfile.TemporaryDirectory(prefix="sallyport-bench-") as folder, ExitStack() as stack:
         events = stack.enter_context(LoadProgram("events", {}))
@@ -89,7 +100,8 @@ def _measure(
         server_folder.mkdir()
         server = stack.enter_context(upstream.run_upstream(server_folder, behind=behind))
         subjects = stack.enter_context(contestants(systems, server, Path(folder)))
-        return run_rounds(subjects, workloads, rounds=rounds, effort=QUICK if quick else FULL)
+        effort = QUICK if quick else FULL
+        return run_rounds(subjects, workloads, rounds=rounds, effort=effort, in_every_round=in_every_round)
 
 
 def _arguments(every_system: Sequence[System]) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from bench.speed.rounds import Medians
+from bench.speed.rounds import DIRECT, Medians
 from bench.speed.workloads.workload import Metric, Workload
 
 OURS: Final = "sallyport"
@@ -73,6 +73,21 @@ RULES: Final = (
     Rule("idle-10000", "slowdown", ITSELF, 1.5, None),
     Rule("small-32", "calls_per_s", "frp", 0.65, 0.9, ours=FALLBACK),
 )
+
+
+def is_compared(workload: str, system: str) -> bool:
+    """
+    Whether a rule compares a figure, or it stands beside one that is, as our bare tunnel and the direct path do.
+
+    Those are measured in every round. The others are measured once, since a whole run takes long enough.
+    """
+    for rule in (rule for rule in RULES if rule.workload == workload):
+        beside = PEERS if rule.against == BEST else (rule.against,)
+        if system == rule.ours or system in beside:
+            return True
+        if rule.against != ITSELF and system in (TUNNEL, DIRECT):
+            return True
+    return False
 
 
 class Verdict(Enum):

@@ -23,6 +23,7 @@ from bench.speed.rounds import DIRECT, Medians, Samples
 from bench.speed.workloads.workload import Metric, Workload
 
 PARTIAL = RESULTS / "partial"
+_ONCE = "¹"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def markdown(run: Run, medians: Medians) -> str:
         "",
     ]
     parts += [f"**{name} did not run:** {reason}" for name, reason in run.missing.items()]
-    parts += ["", *_figures_table(run, medians), "", "## Gates and targets", "", *_gates_table(run)]
+    parts += ["", *_figures_table(run, medians)]
+    if run.rounds > 1:
+        parts += ["", f"{_ONCE} One round: no gate compares this figure."]
+    parts += ["", "## Gates and targets", "", *_gates_table(run)]
     if run.samples.failures:
         parts += ["", "## Failed rounds", ""]
         parts += [
@@ -121,7 +125,8 @@ def _cell(run: Run, medians: Medians, workload: Workload, metric: Metric, system
     if figure is None:
         return "–"
     ours = by_system.get(OURS, {}).get(metric.name)
-    shown = f"{figure:,.{metric.digits}f}"
+    once = run.rounds > 1 and len(run.samples.figures[workload.name][system][metric.name]) == 1
+    shown = f"{figure:,.{metric.digits}f}{_ONCE if once else ''}"
     if ours is None or figure <= 0 or system in (OURS, DIRECT):
         return shown
     return f"{shown} ({ours / figure:.2f}×)"

@@ -120,7 +120,12 @@ def contestants(systems: Sequence[System], upstream: Upstream, folder: Path) -> 
 
 
 def run_rounds(
-    subjects: Sequence[Contestant], workloads: Sequence[Workload], *, rounds: int, effort: Effort
+    subjects: Sequence[Contestant],
+    workloads: Sequence[Workload],
+    *,
+    rounds: int,
+    effort: Effort,
+    in_every_round: Callable[[str, str], bool],
 ) -> Samples:
     """
     Run them all.
@@ -130,14 +135,17 @@ def run_rounds(
         workloads: In this order in every round.
         rounds: How many.
         effort: Of each load.
+        in_every_round: Tells by workload and system what is measured in all rounds; the rest is in the first.
     """
     samples = Samples()
     for number in range(rounds):
         first = number % len(subjects)
         order = [*subjects[first:], *subjects[:first]]
         for workload in workloads:
-            say(f"round {number + 1} of {rounds}, {workload.name}")
-            _run_one(order, workload, number, effort, samples)
+            due = [each for each in order if number == 0 or in_every_round(workload.name, each.name)]
+            if due:
+                say(f"round {number + 1} of {rounds}, {workload.name}")
+                _run_one(due, workload, number, effort, samples)
     return samples
 
 

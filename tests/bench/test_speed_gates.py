@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench.speed.gates import RULES, Verdict, judge
+from bench.speed.gates import RULES, Verdict, is_compared, judge
 from bench.speed.load.callers import LoadFailed
 from bench.speed.rounds import Contestant, Medians, Samples, run_rounds
 from bench.speed.system import Entrance, Running
+from bench.speed.systems import all_systems
 from bench.speed.workloads import WORKLOADS
 from bench.speed.workloads.workload import QUICK, Effort, Metric, Subject
 
@@ -125,8 +126,47 @@ def test_rounds_are_interleaved_and_a_failure_takes_the_figure_away(tmp_path: Pa
     systems = [_Idle(name) for name in ("a", "b", "c")]
     subjects = [Contestant(system, None, tmp_path / system.name) for system in systems]  # type: ignore[arg-type]
     recorder = _Recorder()
-    samples: Samples = run_rounds(subjects, [recorder], rounds=3, effort=QUICK)
+    samples: Samples = run_rounds(
+        subjects, [recorder], rounds=3, effort=QUICK, in_every_round=lambda _workload, _system: True
+    )
     assert recorder.order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
     assert [(each.system, each.round) for each in samples.failures] == [("b", 2)]
     assert samples.medians() == {"recorder": {"a": {"figure": 6.0}, "c": {"figure": 5.0}}}
     assert [system.starts for system in systems] == [1, 2, 1]
+
+
+def test_what_no_rule_compares_is_measured_once(tmp_path: Path) -> None:
+    """The first round has everything, the others what they are told."""
+    subjects = [Contestant(_Idle(name), None, tmp_path / name) for name in ("a", "c")]  # type: ignore[arg-type]
+    recorder = _Recorder()
+    run_rounds(
+        subjects, [recorder], rounds=3, effort=QUICK, in_every_round=lambda _workload, system: system == "c"
+    )
+    assert recorder.order == ["a", "c", "c", "c"]
+
+
+@pytest.mark.parametrize(
+    ("workload", "systems"),
+    [
+        ("small-1", {"sallyport", "sallyport-tunnel", "direct", "frp", "chisel", "rathole"}),
+        (
+            "small-32",
+            {
+                "sallyport",
+                "sallyport-tunnel",
+                "sallyport-fallback",
+                "direct",
+                "frp",
+                "chisel",
+                "rathole",
+                "ssh -R",
+            },
+        ),
+        ("idle-10000", {"sallyport"}),
+        ("far", set()),
+    ],
+)
+def test_what_a_rule_compares_is_measured_in_every_round(workload: str, systems: set[str]) -> None:
+    """Ours and those that it is compared with, and what stands beside them."""
+    names = [system.name for system in all_systems()]
+    assert {name for name in names if is_compared(workload, name)} == systems
