@@ -77,7 +77,7 @@ RULES: Final = (
 
 def is_compared(workload: str, system: str) -> bool:
     """
-    Whether a rule compares a figure, or it stands beside one that is, as our bare tunnel and the direct path do.
+    Whether a rule compares a figure, or shows it beside one, as those of our bare tunnel and the direct path.
 
     Those are measured in every round. The others are measured once, since a whole run takes long enough.
     """
