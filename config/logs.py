@@ -7,7 +7,7 @@ takes the same way, so that a log has one format.
 
 Every call is a line, so a line has to be cheap. JSON is made in one step instead of structlog's usual five
 (``_JsonLine``), and a process with an event loop writes the lines of ``JOINED_SECONDS`` with one system call
-(``join_lines``). Of the line of a call only the moment is taken down while somebody waits for the call
+(``joined_lines``). Of the line of a call only the moment is taken down while somebody waits for the call
 (``CallLog``): what there is to say of it is put together and rendered when the line is written. A warning
 is written at once, with all that stands before it; what ends a process without asking it, SIGKILL or the
 kernel, takes the lines of that moment with it.
@@ -23,7 +23,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVarTuple
 
 import structlog
@@ -75,19 +76,19 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.WARNING), force=True)
 
 
-def join_lines(call_later: Callable[[float, Callable[[], None]], object]) -> None:
+@contextmanager
+def joined_lines(call_later: Callable[[float, Callable[[], None]], object]) -> Iterator[None]:
     """
-    Write lines together from now on, a moment later.
+    Write lines together, a moment later, until the block is left; what is still there is written then.
 
     Args:
         call_later: That of the running event loop. Lines of other threads are written as they come.
     """
     _output.join(call_later)
-
-
-def write_lines() -> None:
-    """Write what waits, and from now on each line at once: the event loop is about to end."""
-    _output.part()
+    try:
+        yield
+    finally:
+        _output.part()
 
 
 class CallLog:

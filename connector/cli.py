@@ -18,7 +18,7 @@ import anyio
 import typer
 
 from sallyport.certs.names import TunnelId
-from sallyport.config.logs import configure_logging, join_lines, write_lines
+from sallyport.config.logs import configure_logging, joined_lines
 from sallyport.config.sections import LogConfig
 from sallyport.connector.cli_options import (
     BundleOption,
@@ -130,12 +130,12 @@ def _welcome(tunnel: TunnelId, server: str | None, port: int) -> str:
 async def _serve_until_stopped(
     dialler: Dialler, server: str | None, port: int, listening: Callable[[int], None]
 ) -> None:
-    join_lines(asyncio.get_running_loop().call_later)
-    try:
-        with anyio.CancelScope() as running, _on_stop_signal(running.cancel):
-            await serve(dialler, server=server, port=port, listening=listening)
-    finally:
-        write_lines()
+    with (
+        joined_lines(asyncio.get_running_loop().call_later),
+        anyio.CancelScope() as running,
+        _on_stop_signal(running.cancel),
+    ):
+        await serve(dialler, server=server, port=port, listening=listening)
 
 
 @contextmanager

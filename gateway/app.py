@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from sallyport import __version__
 from sallyport.certs.contexts import door_context, root_giving_context
 from sallyport.config.gateway import GatewayConfig
-from sallyport.config.logs import join_lines, write_lines
+from sallyport.config.logs import joined_lines
 from sallyport.gateway.door import Door, DoorContexts
 from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
 from sallyport.gateway.keyring import Keyring
@@ -69,11 +69,8 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
             used.
         TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
     """
-    join_lines(asyncio.get_running_loop().call_later)
-    try:
+    with joined_lines(asyncio.get_running_loop().call_later):
         await serve_until_signal(start(config, clock=clock), log=log)
-    finally:
-        write_lines()
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 
 from sallyport import __version__
 from sallyport.certs.errors import CertificateError
-from sallyport.config.logs import join_lines, write_lines
+from sallyport.config.logs import joined_lines
 from sallyport.config.relay import RelayConfig
 from sallyport.relay.arrivals import Arrivals
 from sallyport.relay.errors import DatabaseFailed
@@ -75,11 +75,8 @@ async def run(config: RelayConfig, *, clock: Callable[[], datetime] = _utc_now) 
         ExceptionGroup: of a TunnelError, when the health listener's address cannot be used, or when
             SALLYPORT_CARRIER names no carrier.
     """
-    join_lines(asyncio.get_running_loop().call_later)
-    try:
+    with joined_lines(asyncio.get_running_loop().call_later):
         await serve_until_signal(start(config, clock=clock), log=log)
-    finally:
-        write_lines()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from sallyport.config.logs import CallLog, configure_logging, join_lines, write_lines
+from sallyport.config.logs import LINES_AT_ONCE, CallLog, configure_logging, joined_lines
 from sallyport.config.sections import LogConfig
 
 CALL = {"call": "00.1", "caller": "cert:alice", "status": 200, "ms": 1.2, "outcome": "answered"}
@@ -28,7 +28,6 @@ def _as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
-    write_lines()
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -128,7 +127,7 @@ class _Later:
         self.writes: list[Callable[[], None]] = []
 
     def __call__(self, seconds: float, write: Callable[[], None]) -> None:
-        assert 0 < seconds < 0.1
+        assert 0 <= seconds < 0.1
         self.writes.append(write)
 
 
@@ -136,42 +135,61 @@ def test_lines_of_a_moment_are_written_together() -> None:
     """One system call for many calls, when the loop says that the moment is over."""
     stream, later = _Counting(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(later)
-    log = structlog.get_logger("sallyport.gateway")
-    log.info("one")
-    log.info("two")
-    assert (events_of(stream), len(later.writes)) == ([], 1)
+    with joined_lines(later):
+        log = structlog.get_logger("sallyport.gateway")
+        log.info("one")
+        log.info("two")
+        assert (events_of(stream), len(later.writes)) == ([], 1)
 
-    later.writes.pop()()
-    assert (events_of(stream), stream.writes) == (["one", "two"], 1)
+        later.writes.pop()()
+        assert (events_of(stream), stream.writes) == (["one", "two"], 1)
 
-    log.info("three")
-    write_lines()
+        log.info("three")
     log.info("four")
     assert events_of(stream) == ["one", "two", "three", "four"]
+
+
+def test_a_burst_is_written_in_turns() -> None:
+    """Calls get their turn between two parts of it, a warning does not wait for any, and the order stays."""
+    stream, later = _Counting(), _Later()
+    configure_logging(LogConfig(format="json"), stream)
+    numbers = [str(number) for number in range(2 * LINES_AT_ONCE + 2)]
+    with joined_lines(later):
+        log = structlog.get_logger("sallyport.gateway")
+        for number in numbers[:-1]:
+            log.info(number)
+        later.writes.pop()()
+        assert (events_of(stream), stream.writes) == (numbers[:LINES_AT_ONCE], 1)
+        assert len(later.writes) == 1
+        later.writes.pop()()
+        assert events_of(stream) == numbers[: 2 * LINES_AT_ONCE]
+        log.warning(numbers[-1])
+        assert events_of(stream) == numbers
+        later.writes.pop()()
+    assert (events_of(stream), later.writes) == (numbers, [])
 
 
 def test_a_warning_does_not_wait() -> None:
     """What stands before it goes first, so that the order stays."""
     stream = io.StringIO()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(_Later())
-    log = structlog.get_logger("sallyport.gateway")
-    log.info("one")
-    log.warning("two")
-    assert events_of(stream) == ["one", "two"]
+    with joined_lines(_Later()):
+        log = structlog.get_logger("sallyport.gateway")
+        log.info("one")
+        log.warning("two")
+        assert events_of(stream) == ["one", "two"]
 
 
 def test_other_threads_write_their_lines_themselves() -> None:
     """The loop's timers are for its own thread."""
     stream, later = io.StringIO(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(later)
-    log = structlog.get_logger("sallyport.gateway")
-    thread = threading.Thread(target=log.info, args=("elsewhere",))
-    thread.start()
-    thread.join()
-    assert (events_of(stream), later.writes) == (["elsewhere"], [])
+    with joined_lines(later):
+        log = structlog.get_logger("sallyport.gateway")
+        thread = threading.Thread(target=log.info, args=("elsewhere",))
+        thread.start()
+        thread.join()
+        assert (events_of(stream), later.writes) == (["elsewhere"], [])
 
 
 def test_nothing_is_too_odd_for_a_line() -> None:
@@ -211,27 +229,27 @@ def test_the_line_of_a_call_is_made_when_it_is_written() -> None:
     """Whoever waits for the answer does not wait for the line; its time is that of the call all the same."""
     stream, later = io.StringIO(), _Later()
     configure_logging(LogConfig(format="json"), stream)
-    join_lines(later)
-    log, calls = structlog.get_logger("sallyport.gateway"), CallLog("sallyport.gateway")
-    asked: list[int] = []
+    with joined_lines(later):
+        log, calls = structlog.get_logger("sallyport.gateway"), CallLog("sallyport.gateway")
+        asked: list[int] = []
 
-    def facts(number: int) -> dict[str, object]:
-        asked.append(number)
-        return {"number": number}
+        def facts(number: int) -> dict[str, object]:
+            asked.append(number)
+            return {"number": number}
 
-    calls.write(facts, 0)  # the first takes the long way
-    asked.clear()
-    calls.write(facts, 1)
-    log.info("between")
-    calls.write(facts, 2)
-    assert asked == []
+        calls.write(facts, 0)  # the first takes the long way
+        asked.clear()
+        calls.write(facts, 1)
+        log.info("between")
+        calls.write(facts, 2)
+        assert asked == []
 
-    later.writes.pop()()
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert asked == [1, 2]
-    assert [line.get("number") for line in lines] == [0, 1, None, 2]
-    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
-    assert later.writes == []
+        later.writes.pop()()
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert asked == [1, 2]
+        assert [line.get("number") for line in lines] == [0, 1, None, 2]
+        assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+        assert later.writes == []
 
 
 def test_the_line_of_a_call_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 import structlog
 
-from sallyport.config.logs import configure_logging, join_lines, write_lines
+from sallyport.config.logs import configure_logging, joined_lines
 from sallyport.config.sections import LogConfig
 from tests.harness.http_path import HOST, HttpPath
 
@@ -73,9 +73,8 @@ class Counter:
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
     configure_logging(LogConfig(format="json"), io.StringIO())
-    join_lines(lambda _seconds, _write: None)
-    yield
-    write_lines()
+    with joined_lines(lambda _seconds, _write: None):
+        yield
     structlog.reset_defaults()
 
 
