@@ -123,6 +123,11 @@ class _MessageReader(Generic[_Head]):
         return bool(self._beginning)
 
     @property
+    def is_between(self) -> bool:
+        """Whether a head is due and nothing of it has come."""
+        return not (self.has_ended or self._beginning or self._decoder is not None)
+
+    @property
     def is_in_body(self) -> bool:
         """Whether the head is complete and the body is not."""
         return self._decoder is not None

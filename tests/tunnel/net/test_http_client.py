@@ -1,13 +1,16 @@
 """The pool: which connection carries a request, and that none carries it twice."""
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
-from sallyport.tunnel.errors import TlsFailed
-from sallyport.tunnel.net.http_client import UpstreamConnection
+from sallyport.tunnel.errors import BodyTruncated, TlsFailed
+from sallyport.tunnel.http1 import END_OF_MESSAGE, EndOfMessage, ResponseEvent, ResponseHead
+from sallyport.tunnel.net.http_client import ClientPool, UpstreamConnection
 from sallyport.tunnel.net.http_forward import ForwardFailure
 from tests.harness.http_hop import (
     PATIENCE,
@@ -302,3 +305,115 @@ async def test_head_and_body_leave_as_one_write() -> None:
     assert len(transports) == 1
     head = b"POST /mcp HTTP/1.1\r\nHost: upstream.test\r\nContent-Length: 1\r\n\r\n"
     assert transports[0].written == [head + b"x"] * 2
+
+
+LONE_HEAD, BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"
+
+
+class Told:
+    """A requester that writes down what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.connection: UpstreamConnection | None = None
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        self.connection = connection
+        connection.send_request(b"GET", b"GET / HTTP/1.1\r\n\r\n")
+
+    def dial_failed(self, error: Exception) -> None:
+        raise AssertionError("it is connected")
+
+    def answer_received(self, events: Sequence[ResponseEvent]) -> None:
+        self.told.append(list(events))
+
+    def whole_answer(self, head: ResponseHead, body: bytes) -> None:
+        self.told.append((head.status, body))
+
+    def connection_failed(self, error: Exception) -> None:
+        self.told.append(type(error))
+
+    def timed_out(self) -> None:
+        """Wait on."""
+
+    def pause_request(self) -> None:
+        """Have nothing to pause."""
+
+    def resume_request(self) -> None:
+        """Have nothing to resume."""
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[UpstreamConnection, Told, socket.socket]]:
+    """Connect to a server that the test plays itself, and begin a request."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
+            await loop.create_connection(factory, *listener.getsockname())
+
+        async with asyncio.TaskGroup() as tasks:
+            told = Told()
+            ClientPool(dial, idle_timeout=60.0, loop=loop, spawn=tasks.create_task).lend(told)
+            server, _ = await loop.sock_accept(listener)
+            await until(lambda: told.connection is not None)
+            assert told.connection is not None
+            with server:
+                yield told.connection, told, server
+            told.connection.abort()
+
+
+async def test_a_head_waits_for_the_body_that_is_there() -> None:
+    """A server wrote both, one after the other, and one piece goes on."""
+    with anyio.fail_after(PATIENCE):
+        async with connected() as (connection, told, server):
+            connection.data_received(LONE_HEAD)
+            server.sendall(BODY)
+            await until(lambda: bool(told.told))
+    (events,) = told.told
+    assert isinstance(events, list)
+    assert [type(event) for event in events] == [ResponseHead, bytes, EndOfMessage]
+
+
+async def test_a_head_waits_for_nothing_that_is_not_there() -> None:
+    """An event stream may be silent for minutes behind its head, which goes on in the next turn of the loop."""
+    with anyio.fail_after(PATIENCE):
+        async with connected() as (connection, told, server):
+            connection.data_received(LONE_HEAD)
+            assert told.told == []
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            (events,) = told.told
+            assert isinstance(events, list)
+            assert [type(event) for event in events] == [ResponseHead]
+            server.sendall(BODY)
+            await until(lambda: len(told.told) == 2)
+    assert told.told[1] == [BODY, END_OF_MESSAGE]
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_a_head_that_is_held_goes_on_before_the_end(error: Exception | None) -> None:
+    """Whoever asked hears that the answer has begun, so that he cuts it off and makes no other."""
+    with anyio.fail_after(PATIENCE):
+        async with connected() as (connection, told, _):
+            connection.data_received(LONE_HEAD)
+            if error is None:
+                connection.eof_received()
+            else:
+                connection.connection_lost(error)
+    events, failure = told.told
+    assert isinstance(events, list)
+    assert [type(event) for event in events] == [ResponseHead]
+    assert failure is (BodyTruncated if error is None else ConnectionResetError)
+
+
+async def test_a_head_that_nobody_waits_for_is_dropped() -> None:
+    """The caller has left while it was held."""
+    with anyio.fail_after(PATIENCE):
+        async with connected() as (connection, told, _):
+            connection.data_received(LONE_HEAD)
+            connection.abort()
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+    assert told.told == []
