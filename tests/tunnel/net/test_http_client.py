@@ -377,7 +377,7 @@ async def test_a_head_waits_for_the_body_that_is_there() -> None:
 
 
 async def test_a_head_waits_for_nothing_that_is_not_there() -> None:
-    """An event stream may be silent for minutes behind its head, which goes on in the next turn of the loop."""
+    """An event stream may be silent for minutes behind its head: that goes on in the loop's next turn."""
     with anyio.fail_after(PATIENCE):
         async with connected() as (connection, told, server):
             connection.data_received(LONE_HEAD)
