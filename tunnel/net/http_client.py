@@ -6,10 +6,6 @@ idle for the shortest time, or a new one. A connection goes back only when it is
 sent, the answer wholly read and not a byte beyond, both sides willing. One that receives anything while
 idle, be it bytes or an end of file, is dropped at once.
 
-Servers write a head and the body behind it one after the other, a few microseconds apart. Each would go its
-own way through all hops, nearly at the price of two answers. So a head that comes alone is looked behind, in
-the next turn of the event loop: if there is more in the socket, both go on together a turn later.
-
 Nothing is retried here. An idle connection found closed *before* it is lent is passed over, which is not a
 retry, since not a byte of the request was written to it.
 """
@@ -22,6 +18,7 @@ from sallyport.tunnel.errors import BodyTruncated, HttpRefused
 from sallyport.tunnel.http1 import HeadLimits, HeadMemo, ResponseEvent, ResponseHead, ResponseReader
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
+from sallyport.tunnel.net.lone_head import LoneHead
 from sallyport.tunnel.net.unread import read_unread, unread_probe
 
 _MAX_IDLE: Final = limit(
@@ -190,7 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = Deadline(pool.loop, self._expired)
         self.requests = 0
         self._is_paused = False
-        self._lone_head = b""  # of an answer, for as long as it is held
+        self._lone_head: LoneHead
         self._has_unread: Callable[[], object]
 
     # For the requester
@@ -237,9 +234,9 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection at once: the next hop sees that nobody waits for its answer."""
         self.requester = None
-        self._lone_head = b""
         self.deadline.cancel()
         if self._is_made:
+            self._lone_head.cancel()
             self.transport.abort()
 
     # For the pool
@@ -265,6 +262,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._is_made = True
         self._has_unread = unread_probe(transport)
+        self._lone_head = LoneHead(self._has_unread, loop=self._pool.loop, take=self._take)
         if self.requester is None:
             # He left while the last packet of the handshake was on its way.
             self.transport.abort()
@@ -275,42 +273,27 @@ class UpstreamConnection(asyncio.Protocol):
         if self.requester is None:
             self._drop_idle()
             return
-        if self._lone_head:
-            data, self._lone_head = self._lone_head + data, b""
+        lone_head = self._lone_head
+        if lone_head.held:
+            data = lone_head.join(data)
         message = self._reader.whole(data)
         if message is not None:
             head, body = message
             self.requester.whole_answer(head, body)
-        elif data.endswith(b"\r\n\r\n") and self._reader.is_between:
-            self._lone_head = data
-            self._pool.loop.call_soon(self._look_behind_head)
-        else:
-            self._take(self.requester, data)
+        elif not (self._reader.is_between and lone_head.hold(data)):
+            self._take(data)
 
-    def _look_behind_head(self) -> None:
-        """Wait for what is in the socket behind a head: the loop delivers it before it calls again."""
-        if self._lone_head and self._has_unread():
-            self._pool.loop.call_soon(self._take_lone_head)
-        else:
-            self._take_lone_head()
-
-    def _take_lone_head(self) -> None:
-        """Take a head without waiting for what is behind it."""
-        data, self._lone_head = self._lone_head, b""
-        if data and self.requester is not None:
-            self._take(self.requester, data)
-
-    def _take(self, requester: Requester, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         try:
             events = self._reader.receive(data)
         except HttpRefused as error:
             self._fail(error)
             return
-        if events:
-            requester.answer_received(events)
+        if events and self.requester is not None:
+            self.requester.answer_received(events)
 
     def eof_received(self) -> bool:
-        self._take_lone_head()
+        self._lone_head.release()
         if self.requester is None:
             self._drop_idle()
             return False
@@ -323,7 +306,8 @@ class UpstreamConnection(asyncio.Protocol):
             unread = read_unread(self.transport if self._is_made else None)
             if unread:
                 self.data_received(unread)
-            self._take_lone_head()
+            if self._is_made:
+                self._lone_head.release()
         if self.requester is None:
             self._pool.forget(self)
         elif not self._is_made:
@@ -331,6 +315,8 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._end(exc)
         self.deadline.cancel()
+        if self._is_made:
+            self._lone_head.cancel()
 
     def pause_writing(self) -> None:
         if self.requester is not None:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
+import structlog
+
 from sallyport.tunnel.errors import HttpRefused
 from sallyport.tunnel.http1 import (
     METHODS,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from sallyport.tunnel.net.http_client import ClientPool
+
+log = structlog.get_logger("sallyport.http")
 
 Stage = Literal["dial", "send", "head", "body"]
 Executed = Literal["no", "unknown"]
@@ -118,6 +122,14 @@ class Forward:
     upstream: "ClientPool"
     timeouts: ForwardTimeouts
     explain: Callable[[ForwardFailure], Answer]
+
+    def explained(self, failure: ForwardFailure) -> Answer:
+        """Return the answer that ``explain`` makes, or a plain one where it fails itself."""
+        try:
+            return self.explain(failure)
+        except Exception:
+            log.exception("the explanation of a failure failed")
+            return json_rpc_error(502, "bad gateway", data={"executed": failure.executed})
 
 
 Decision = Answer | Forward

@@ -51,6 +51,8 @@ from sallyport.tunnel.net.http_forward import (
     json_rpc_error,
     refusal_answer,
 )
+from sallyport.tunnel.net.lone_head import LoneHead
+from sallyport.tunnel.net.unread import unread_probe
 
 log = structlog.get_logger("sallyport.http")
 
@@ -105,6 +107,7 @@ class HttpServer(asyncio.Protocol):
     """
 
     write: Callable[[bytes], None]
+    _lone_head: LoneHead
 
     def __init__(
         self,
@@ -162,6 +165,7 @@ class HttpServer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        self._lone_head = LoneHead(unread_probe(transport), loop=self._loop, take=self._read)
         if self._is_draining:
             self._leave().close()
         else:
@@ -170,17 +174,19 @@ class HttpServer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._departure is not None:
             self._departure.data_received(data)
-        elif (
-            self._phase is _IDLE
-            and not self._writing_paused
-            and (message := self._reader.whole(data)) is not None
-        ):
+            return
+        lone_head = self._lone_head
+        if lone_head.held:
+            data = lone_head.join(data)
+        is_due = self._phase is _IDLE and not self._writing_paused
+        if is_due and (message := self._reader.whole(data)) is not None:
             head, body = message
             self._take_whole(head, body)
-        else:
+        elif not (is_due and self._reader.is_between and lone_head.hold(data)):
             self._read(data)
 
     def eof_received(self) -> bool:
+        self._lone_head.release()
         if self._departure is not None:
             self._departure.eof_received()
         elif self._phase is _Phase.BUSY:
@@ -422,12 +428,7 @@ class HttpServer(asyncio.Protocol):
         if begun:
             self._cut()
             return
-        try:
-            answer = self._forward.explain(failure)
-        except Exception:
-            log.exception("the explanation of a failure failed")
-            answer = json_rpc_error(502, "bad gateway", data={"executed": failure.executed})
-        self._answer(answer)
+        self._answer(self._forward.explained(failure))
 
     # Endings
 
@@ -450,6 +451,7 @@ class HttpServer(asyncio.Protocol):
         """Have nothing more to do with the connection than to end it."""
         self._phase = _Phase.LEAVING
         self._deadline.cancel()
+        self._lone_head.cancel()
         if self._departure is None:
             self._departure = Departure(self._connection, self._loop)
         return self._departure

@@ -99,6 +99,9 @@ class Direction:
     def _let_out(self) -> None:
         self._timer = None
         assert self.sink is not None
+        if self.sink.is_closing():
+            self._inside.clear()
+            return
         now = time.monotonic()
         while self._inside and self._inside[0][0] <= now:
             _, data = self._inside.popleft()
