@@ -15,8 +15,9 @@ import anyio
 import pytest
 import structlog
 
-from sallyport.config.logs import configure_logging, joined_lines
+from sallyport.config.logs import CallLog, configure_logging, joined_lines
 from sallyport.config.sections import LogConfig
+from sallyport.gateway import exchange
 from tests.harness.http_path import HOST, HttpPath
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +72,9 @@ class Counter:
 
 
 @pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
+def _logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # It keeps to the setup that it finds, which is that of this test alone.
+    monkeypatch.setattr(exchange, "calls", CallLog("sallyport.gateway"))
     configure_logging(LogConfig(format="json"), io.StringIO())
     with joined_lines(lambda _seconds, _write: None):
         yield
