@@ -151,8 +151,10 @@ class HttpServer(asyncio.Protocol):
     def drain(self) -> None:
         """Close once the running request is answered; at once between requests."""
         self._is_draining = True
-        if self._phase in (_Phase.IDLE, _Phase.HEAD) and self._transport is not None:
-            self._leave().close()
+        if self._transport is not None:
+            self._lone_head.release()
+            if self._phase in (_Phase.IDLE, _Phase.HEAD):
+                self._leave().close()
 
     def abort(self) -> None:
         """Drop the connection at once, and the running request with it."""
@@ -346,9 +348,9 @@ class HttpServer(asyncio.Protocol):
         """Whether what is left of the request is better read than the connection lost."""
         if self._reader.has_ended:
             return True
-        is_short = request.body.kind is BodyKind.LENGTH and request.body.length <= _DISCARDED
         # Whoever waits for 100 and is answered otherwise may or may not send his body: nobody can tell.
-        return is_short and not request.expect_continue
+        is_known = request.body.kind is BodyKind.LENGTH and not request.expect_continue
+        return is_known and request.body.length <= _DISCARDED
 
     def answer_complete(self, *, keep_alive: bool) -> None:
         """
@@ -360,8 +362,7 @@ class HttpServer(asyncio.Protocol):
         now = self._close_record()
         if self._phase is _LEAVING:
             return
-        reader = self._reader
-        has_ended = reader.has_ended
+        reader, has_ended = self._reader, self._reader.has_ended
         if self._is_draining or not keep_alive:
             if has_ended:
                 self._leave().close()

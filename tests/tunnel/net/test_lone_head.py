@@ -121,6 +121,17 @@ async def test_a_caller_who_leaves_behind_his_head_has_called() -> None:
         assert [record.outcome for record in found.records] == ["caller-left"]
 
 
+async def test_a_head_that_has_come_is_answered_before_a_restart() -> None:
+    """Whoever drains the connection while it is held waits for the call."""
+    head, body = head_and_body(b"12345")
+    async with hop() as (found, caller, _):
+        found.servers[0].data_received(head)
+        found.servers[0].drain()
+        await caller.send(body)
+        assert (await caller.reply()).status == 200
+        assert await caller.reader.read() == b""
+
+
 async def test_a_head_is_dropped_with_its_connection() -> None:
     """Nobody is left to answer, and nothing was done."""
     head, _ = head_and_body(b"12345")
