@@ -274,13 +274,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._drop_idle()
             return
         lone_head = self._lone_head
-        if lone_head.held:
+        if is_joined := bool(lone_head.held):
             data = lone_head.join(data)
         message = self._reader.whole(data)
         if message is not None:
             head, body = message
             self.requester.whole_answer(head, body)
-        elif not (self._reader.is_between and lone_head.hold(data)):
+        elif is_joined or not (self._reader.is_between and lone_head.hold(data)):
             self._take(data)
 
     def _take(self, data: bytes) -> None:

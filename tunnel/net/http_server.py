@@ -178,13 +178,13 @@ class HttpServer(asyncio.Protocol):
             self._departure.data_received(data)
             return
         lone_head = self._lone_head
-        if lone_head.held:
+        if is_joined := bool(lone_head.held):
             data = lone_head.join(data)
         is_due = self._phase is _IDLE and not self._writing_paused
         if is_due and (message := self._reader.whole(data)) is not None:
             head, body = message
             self._take_whole(head, body)
-        elif not (is_due and self._reader.is_between and lone_head.hold(data)):
+        elif is_joined or not (is_due and self._reader.is_between and lone_head.hold(data)):
             self._read(data)
 
     def eof_received(self) -> bool:

@@ -9,15 +9,23 @@ a turn later; if not, the head goes on at once, for an event stream may be silen
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
-_END_OF_HEAD = b"\r\n\r\n"
+from sallyport.tunnel.limits import limit
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_LARGEST: Final = limit(
+    4096, "bytes",
+    "of a head that waits for the body right behind it: more than clients send",
+)  # fmt: skip
 
 
 class LoneHead:
     """
     Holds such a head for one connection, for two turns of the loop at most.
 
-    Whoever receives anything while one is held joins it first: a body by itself might look like a head.
+    Whoever receives anything while one is held joins it first, for a body by itself might look like a head; and
+    does not hold what is joined, so that nothing gathers here.
 
     Args:
         has_unread: Tells whether there is more in the connection's socket; see ``unread_probe``.
@@ -43,8 +51,8 @@ class LoneHead:
         self._take: Callable[[bytes], None] | None = take
 
     def hold(self, data: bytes) -> bool:
-        """Hold data that ends where a head does, and say whether it does; to be asked where a head is due."""
-        if not data.endswith(_END_OF_HEAD):
+        """Hold data that ends where a head does, and say whether it is held; to be asked where a head is due."""
+        if len(data) > _LARGEST or not data.endswith(_END_OF_HEAD):
             return False
         self.held = data
         self._loop.call_soon(self._look_behind)

@@ -328,7 +328,7 @@ async def test_a_caller_lost_when_told_to_continue_is_not_dialled_for() -> None:
     async with talking() as talk:
         talk.caller.breaks = True
         talk.caller.feed(request(fields=["Expect: 100-continue", "Content-Length: 3"]))
-        assert talk.outcomes() == [(None, "caller-left")]
+        await until(lambda: talk.outcomes() == [(None, "caller-left")])
         await anyio.lowlevel.checkpoint()
         await anyio.lowlevel.checkpoint()
     assert not talk.upstreams

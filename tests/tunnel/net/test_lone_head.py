@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from sallyport.tunnel.net.http_forward import Answer
 from tests.harness.http_hop import PATIENCE, Caller, Hop, hop_to, request, until
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +111,16 @@ async def test_a_body_that_looks_like_a_request_is_a_body(is_paused: bool) -> No
         assert (await caller.reply()).status == 200
     assert len(found.decided) == 2
     assert written == [SENT % 1 + b"x", SENT % len(body) + body]
+
+
+async def test_heads_do_not_gather() -> None:
+    """One that comes while another is held is not held as well, however many come in one turn of the loop."""
+    async with hop() as (found, _, _):
+        server = found.servers[0]
+        found.decide = lambda head: Answer(200, [], head.target)
+        server.data_received(request(method="GET", target="/1"))
+        server.data_received(request(method="GET", target="/2"))
+        assert [head.target for head in found.decided] == [b"/1", b"/2"]
 
 
 async def test_a_caller_who_leaves_behind_his_head_has_called() -> None:
