@@ -24,8 +24,8 @@ class LoneHead:
     """
     Holds such a head for one connection, for two turns of the loop at most.
 
-    Whoever receives anything while one is held joins it first, for a body by itself might look like a head; and
-    does not hold what is joined, so that nothing gathers here.
+    Whoever receives anything while one is held joins it first, for a body by itself might look like a head,
+    and does not hold what is joined, so that nothing gathers here.
 
     Args:
         has_unread: Tells whether there is more in the connection's socket; see ``unread_probe``.
@@ -51,7 +51,7 @@ class LoneHead:
         self._take: Callable[[bytes], None] | None = take
 
     def hold(self, data: bytes) -> bool:
-        """Hold data that ends where a head does, and say whether it is held; to be asked where a head is due."""
+        """Hold data that ends where a head does, and say whether it is held; to be asked where one is due."""
         if len(data) > _LARGEST or not data.endswith(_END_OF_HEAD):
             return False
         self.held = data
