@@ -168,19 +168,7 @@ class HttpEndpoint:
 
 def _call_facts(record: CallRecord, error: HopFailed | None = None) -> dict[str, object]:
     """Say what the line of every call says; ``error`` for one that failed at another hop."""
-    facts: dict[str, object] = {
-        "call": _call_of(record, error),
-        "method": record.method,
-        "path": record.path,
-        "status": record.status,
-        "request_bytes": record.request_bytes,
-        "response_bytes": record.response_bytes,
-        "ms": round(record.seconds * 1000, 1),
-        "outcome": record.outcome,
-    }
-    if record.rule:
-        facts["rule"] = record.rule
-    return facts
+    return {"call": _call_of(record, error), **record.facts()}
 
 
 def _call_of(record: CallRecord, error: HopFailed | None) -> str:

@@ -148,7 +148,7 @@ class Conversation:
 
     def finished(self, record: CallRecord) -> None:
         """Count a call and write its line; ``HttpServer`` tells of each request exactly once."""
-        server, rule = self._server, record.rule or self._rule
+        server, rule = self._server, self._rule
         self._server = self._rule = ""
         if record.failure is None:
             calls.write(call_facts, record, self._caller, server, rule)
@@ -288,24 +288,15 @@ def call_facts(record: CallRecord, caller: Caller, server: str, rule: str) -> di
         record: What became of it.
         caller: Who made it.
         server: Where it went; empty when that was not decided.
-        rule: Which rule refused it, if one did.
+        rule: Which rule of the gateway's refused it, if one did.
     """
-    facts: dict[str, object] = {
+    return {
         "call": f"{caller.reference}.{record.number}",
         "caller": caller.principal,
         "trust": caller.trust,
         "server": server,
-        "method": record.method,
-        "path": record.path,
-        "status": record.status,
-        "request_bytes": record.request_bytes,
-        "response_bytes": record.response_bytes,
-        "ms": round(record.seconds * 1000, 1),
-        "outcome": record.outcome,
+        **record.facts(rule),
     }
-    if rule:
-        facts["rule"] = rule
-    return facts
 
 
 def _log_text(failure: ForwardFailure) -> str:

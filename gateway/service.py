@@ -165,7 +165,7 @@ class Gateway:
             return refusal_answer(self._premises.gateway, refusal, call=call)
 
         def finished(record: CallRecord) -> None:
-            calls.write(call_facts, record, caller, "", record.rule or refusal.rule)
+            calls.write(call_facts, record, caller, "", refusal.rule)
 
         return self._serve(decide, finished, idle_timeout=idle_timeout)
 

@@ -179,6 +179,26 @@ class CallRecord:
         """The target without its query; empty where the head could not be read."""
         return "" if self.head is None else self.head.target.partition(b"?")[0].decode("ascii")
 
+    def facts(self, rule: str = "") -> dict[str, object]:
+        """
+        Say what the log says of every call, in its order.
+
+        Args:
+            rule: Which rule of the owner's refused it; the codec's own goes before.
+        """
+        facts: dict[str, object] = {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "request_bytes": self.request_bytes,
+            "response_bytes": self.response_bytes,
+            "ms": round(self.seconds * 1000, 1),
+            "outcome": self.outcome,
+        }
+        if rule := self.rule or rule:
+            facts["rule"] = rule
+        return facts
+
 
 def json_rpc_error(
     status: int,
