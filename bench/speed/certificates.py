@@ -1,8 +1,9 @@
 """
 Certificates for everything in the benchmark that is not ours: the upstream, its callers, the peers' links.
 
-One root for each place, and leaves right under it, all ECDSA P-256 as the product's are: so a handshake
-costs the same key operations everywhere. Made anew for every run, and good for a week.
+One root for each place, an issuing authority under it, and leaves under that, all ECDSA P-256: the product's
+own shape. So a handshake costs the same key operations everywhere, and each end checks as many signatures.
+Made anew for every run, and good for a week.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ _CLOCKS_DISAGREE: Final = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Leaf:
-    """The files (PEM) of one certificate."""
+    """The files (PEM) of one certificate; the issuing authority's own stands behind it."""
 
     certificate: Path
     key: Path
@@ -41,14 +42,16 @@ class Leaf:
 
 class Authority:
     """
-    A root that can sign; made by ``make``.
+    An issuing authority under a root; made by ``make``.
 
     Attributes:
-        root: The file with its certificate.
+        root: The file with the root's certificate.
     """
 
-    def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self.root = folder / "root.pem"
+    def __init__(
+        self, root: Path, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    ) -> None:
+        self.root = root
         self._folder = folder
         self._certificate = certificate
         self._key = key
@@ -56,18 +59,16 @@ class Authority:
     @classmethod
     def make(cls, folder: Path, name: str) -> Self:
         """
-        Make a root of that name, and the folder for it and its leaves.
+        Make a root of that name and its authority, and the folder for them and the leaves.
         """
         folder.mkdir(mode=0o700)
+        root_key = ec.generate_private_key(ec.SECP256R1())
+        root = _authority(name, common_name(name), root_key, root_key, below=1)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = common_name(name)
-        builder = _builder(subject, subject, key.public_key(), key.public_key())
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
-        certificate = builder.sign(key, hashes.SHA256())
-        made = cls(folder, certificate, key)
-        made.root.write_bytes(certificate.public_bytes(Encoding.PEM))
-        return made
+        certificate = _authority(f"{name} issuing", root.subject, key, root_key, below=0)
+        path = folder / "root.pem"
+        path.write_bytes(root.public_bytes(Encoding.PEM))
+        return cls(path, folder, certificate, key)
 
     def issue_server(self, file: str, *, names: Sequence[str]) -> Leaf:
         """
@@ -86,13 +87,13 @@ class Authority:
         return self._issue(file, ExtendedKeyUsageOID.CLIENT_AUTH, [x509.DNSName(f"{file}.invalid")])
 
     def write_pkcs12(self, leaf: Leaf, password: str) -> Path:
-        """Write a leaf, its key and this root as PKCS#12 beside its files."""
-        certificate = x509.load_pem_x509_certificate(leaf.certificate.read_bytes())
+        """Write a leaf, its key and its issuing authority as PKCS#12 beside its files."""
+        certificate, *issuers = x509.load_pem_x509_certificates(leaf.certificate.read_bytes())
         key = _load_key(leaf.key)
         path = leaf.certificate.with_suffix(".p12")
         sealed = BestAvailableEncryption(password.encode())
         _write_private(
-            path, pkcs12.serialize_key_and_certificates(None, key, certificate, [self._certificate], sealed)
+            path, pkcs12.serialize_key_and_certificates(None, key, certificate, issuers, sealed)
         )
         return path
 
@@ -107,9 +108,25 @@ class Authority:
         builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         leaf = Leaf(self._folder / f"{file}.pem", self._folder / f"{file}.key")
-        leaf.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+        chain = (certificate, self._certificate)
+        leaf.certificate.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
         _write_private(leaf.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return leaf
+
+
+def _authority(
+    name: str,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    below: int,
+) -> x509.Certificate:
+    """Make the certificate of an authority that may have so many others below it."""
+    builder = _builder(common_name(name), issuer, key.public_key(), issuer_key.public_key())
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=below), critical=True)
+    builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
+    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def _builder(

@@ -76,6 +76,7 @@ http {
     listen 127.0.0.1:$mutual ssl backlog=4096;
     ssl_client_certificate $authority;
     ssl_verify_client on;
+    ssl_verify_depth 2;
     include paths.conf;
   }
 }
