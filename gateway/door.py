@@ -11,8 +11,9 @@ requests must then say who he is. Whether one was presented is read from the cha
 from what the context demands. With keys on there is also ``sallyport-root/1``, for callers who hold the
 tunnel's ID and a key: they are shown the root, and the connection closes behind the handshake.
 
-Handshakes are the dearest thing that a stranger can ask for, so they are begun a few a turn of the event
-loop: streams that are already open go first. And those that wait for their caller's answer are bounded:
+Handshakes are the dearest thing that a stranger can ask for, so one is begun a turn of the event loop:
+streams that are already open wait for no more than that, and its answer leaves before the next is begun, so
+that its caller has something to do meanwhile. And those that wait for their caller's answer are bounded:
 beyond that the oldest gives way, since a caller who means it answers within one round trip.
 """
 
@@ -60,11 +61,6 @@ _GIVES_WAY_AFTER: Final = limit(
 HANDSHAKES_WAITING: Final = limit(
     1024, "streams",
     "hellos that wait for their turn of the event loop; behind them a stream is refused at once",
-)  # fmt: skip
-_BEGUN_PER_TURN: Final = limit(
-    4, "handshakes",
-    "begun in one turn of the event loop: 4 × 0.7 ms is the longest that a live stream waits for "
-    "strangers",
 )  # fmt: skip
 
 _CARRY_CALLS: Final = frozenset({HTTP_ALPN.encode("ascii"), INNER_ALPN.encode("ascii")})
@@ -185,18 +181,17 @@ class Door:
         )
 
     def _pump(self) -> None:
-        """Begin some of the handshakes that wait, as far as there is room."""
+        """Begin one of the handshakes that wait, if there is room; the next has a turn of its own."""
         self._pump_due = None
-        for _ in range(_BEGUN_PER_TURN):
-            while self._waiting and self._waiting[0].is_over:
-                self._waiting.popleft()
-            if not self._waiting:
-                return
-            patience = self._make_room()
-            if patience > 0:
-                self._schedule_pump(patience)
-                return
-            self._waiting.popleft().begin_handshake()
+        while self._waiting and self._waiting[0].is_over:
+            self._waiting.popleft()
+        if not self._waiting:
+            return
+        patience = self._make_room()
+        if patience > 0:
+            self._schedule_pump(patience)
+            return
+        self._waiting.popleft().begin_handshake()
         if self._waiting:
             self._schedule_pump()
 
