@@ -11,6 +11,7 @@ Whether the chain is good *for* something is not decided here.
 import ssl
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -54,11 +55,17 @@ def unverified_chain(tls: ssl.SSLObject) -> tuple[x509.Certificate, ...]:
 
 def _read_all(members: list[bytes]) -> tuple[x509.Certificate, ...]:
     try:
-        return tuple(x509.load_der_x509_certificate(der) for der in members)
+        return tuple(_read(der) for der in members)
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateRefused(
             Rule.MALFORMED, "the peer's certificate", f"cannot be read: {str(error)[:200]!a}"
         ) from error
+
+
+# As for ``read_facts``: the same few CAs come with every handshake, and the same callers come again.
+@lru_cache(maxsize=256)
+def _read(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
 
 
 if sys.version_info >= (3, 13):

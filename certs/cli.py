@@ -32,6 +32,7 @@ app.command()(status)
 Name = Annotated[str, typer.Argument(help="Who it is for: a-z, 0-9, '.', '_' and '-'.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the one that is there.")]
 
+
 @app.command()
 def init(
     domain: Annotated[

@@ -11,11 +11,13 @@ may name), and because the relay switches OpenSSL's clock off so as to answer in
 The order of the rules is: whose chain is this, who is it, is it built right, is it strong enough, is it
 time. Whatever needs the greater remedy is told first.
 
-``now`` is an argument. Revocation will be one more rule at the end of ``verify_identity``.
+``now`` is an argument. Revocation will be one more rule at the end of ``verify_identity``, beside the time:
+both change while a chain does not.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from sallyport.certs.bundle import Bundle
 from sallyport.certs.chain import build_chain, unverified_chain, verified_chain
 from sallyport.certs.errors import CertificateRefused, Rule
-from sallyport.certs.facts import read_facts
+from sallyport.certs.facts import Facts, read_facts
 from sallyport.certs.files import LeafFiles
 from sallyport.certs.names import Identity, Role, TunnelId
 from sallyport.certs.profile import Issuing
@@ -76,7 +78,18 @@ def verify_identity(chain: Sequence[x509.Certificate], *, role: Role, label: str
             f"presented no certificate where a {role} certificate is required",
             hint=f"present one made with `sallyport certs issue {role} NAME`",
         )
-    members = [read_facts(certificate) for certificate in chain]
+    identity, members = _judge(tuple(chain), role, label)
+    for member in members:
+        require_valid(member, now)
+    return identity
+
+
+# What does not depend on the time is true of the same bytes for ever, and callers come again and again with
+# the same chain. Only good verdicts are kept, and no more of them than the size says.
+@lru_cache(maxsize=256)
+def _judge(chain: tuple[x509.Certificate, ...], role: Role, label: str) -> tuple[Identity, tuple[Facts, ...]]:
+    """Apply every rule but the last, which asks for the time."""
+    members = tuple(read_facts(certificate) for certificate in chain)
     leaf, *above = members
     require_anchor(members[-1], label)
     identity = require_identity(leaf, role=role, label=label)
@@ -89,9 +102,7 @@ def verify_identity(chain: Sequence[x509.Certificate], *, role: Role, label: str
         require_within_constraints(leaf, authority)
     for member in members:
         require_strength(member)
-    for member in members:
-        require_valid(member, now)
-    return identity
+    return identity, members
 
 
 def verify_root(certificate: x509.Certificate, *, now: datetime) -> TunnelId:

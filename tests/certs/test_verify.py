@@ -209,6 +209,26 @@ def test_both_ends_of_the_validity_are_inside_it(edge: str) -> None:
     assert verify_identity(drawn.chain(), role=Role.CALLER, label=drawn.label, now=moment).name == "alice"
 
 
+def test_a_chain_that_was_good_is_judged_again_each_time() -> None:
+    """What is remembered of a good chain is for its role and tunnel only, and the time is asked anew."""
+    drawn = drafts(Role.CALLER)
+    chain = drawn.chain()
+    other_label = drafts(Role.CALLER).label
+    assert verify_identity(chain, role=Role.CALLER, label=drawn.label, now=NOW).name == "alice"
+
+    rules = []
+    for role, label, now in (
+        (Role.CALLER, drawn.label, drawn.leaf.ends + timedelta(seconds=1)),
+        (Role.GATEWAY, drawn.label, NOW),
+        (Role.CALLER, other_label, NOW),
+    ):
+        with pytest.raises(CertificateRefused) as error:
+            verify_identity(chain, role=role, label=label, now=now)
+        rules.append(error.value.rule)
+
+    assert rules == [Rule.EXPIRED, Rule.ROLE, Rule.ANCHOR]
+
+
 def test_names_from_a_hostile_certificate_are_printed_harmlessly() -> None:
     """What a peer writes into its certificate reaches terminals and logs as ASCII, and not at any length."""
     drawn = drafts(Role.CALLER)
