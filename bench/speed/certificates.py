@@ -48,10 +48,8 @@ class Authority:
         root: The file with the root's certificate.
     """
 
-    def __init__(
-        self, root: Path, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
-    ) -> None:
-        self.root = root
+    def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.root = folder / "root.pem"
         self._folder = folder
         self._certificate = certificate
         self._key = key
@@ -66,9 +64,9 @@ class Authority:
         root = _authority(name, common_name(name), root_key, root_key, below=1)
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _authority(f"{name} issuing", root.subject, key, root_key, below=0)
-        path = folder / "root.pem"
-        path.write_bytes(root.public_bytes(Encoding.PEM))
-        return cls(path, folder, certificate, key)
+        made = cls(folder, certificate, key)
+        made.root.write_bytes(root.public_bytes(Encoding.PEM))
+        return made
 
     def issue_server(self, file: str, *, names: Sequence[str]) -> Leaf:
         """
@@ -88,12 +86,12 @@ class Authority:
 
     def write_pkcs12(self, leaf: Leaf, password: str) -> Path:
         """Write a leaf, its key and its issuing authority as PKCS#12 beside its files."""
-        certificate, *issuers = x509.load_pem_x509_certificates(leaf.certificate.read_bytes())
+        certificate = x509.load_pem_x509_certificate(leaf.certificate.read_bytes())  # the first in the file
         key = _load_key(leaf.key)
         path = leaf.certificate.with_suffix(".p12")
         sealed = BestAvailableEncryption(password.encode())
         _write_private(
-            path, pkcs12.serialize_key_and_certificates(None, key, certificate, issuers, sealed)
+            path, pkcs12.serialize_key_and_certificates(None, key, certificate, [self._certificate], sealed)
         )
         return path
 
