@@ -362,7 +362,7 @@ class HttpServer(asyncio.Protocol):
         now = self._close_record()
         if self._phase is _LEAVING:
             return
-        reader, has_ended = self._reader, self._reader.has_ended
+        has_ended = self._reader.has_ended
         if self._is_draining or not keep_alive:
             if has_ended:
                 self._leave().close()
@@ -375,11 +375,11 @@ class HttpServer(asyncio.Protocol):
             self._phase = _Phase.DISCARDING
         if self._is_taking:
             return
-        if reader.held:
+        if self._reader.held:
             self._read()
             return
         if has_ended and not self._writing_paused:
-            reader.start_next()
+            self._reader.start_next()
         if not has_ended or not self._is_reading:
             self._wait_for_more()
 
