@@ -33,6 +33,8 @@ _SIZE = re.compile(r"([0-9]{1,6})(KiB|MiB|GiB)")
 _BYTES = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LARGEST_SIZE = 1024 * _BYTES["GiB"]
 _LARGEST_COUNT = 1_000_000
+# The relay takes 64 links of one tunnel, and each worker has two while it changes from one to the next.
+_MOST_WORKERS = 16
 _TUNNEL_ID = re.compile(r"tnl_[a-z2-7]{32}")
 _PIN = re.compile(r"sha256/[A-Za-z0-9+/]{43}=")
 _PLAIN_PATH = re.compile(r"/[^\s?#%\\\x00-\x20\x7f-\U0010ffff]*")
@@ -216,6 +218,14 @@ def _count(value: object) -> int:
     return value
 
 
+def _workers(value: object) -> int | None:
+    if value == "auto" or value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MOST_WORKERS:
+        raise FieldRefused(f"wanted auto or a number from 1 to {_MOST_WORKERS}, found {value!r}")
+    return value
+
+
 def _path(value: object, info: ValidationInfo) -> Path:
     text = str(value) if isinstance(value, Path) else _text(value, "a path")
     if not text or not text.isprintable():
@@ -346,7 +356,6 @@ def _database(value: object, info: ValidationInfo) -> str:
     return f"{scheme}:///{_path(rest[1:], info)}"
 
 
-
 def _schema(kind: str, *examples: str, pattern: str = "") -> WithJsonSchema:
     """Say to editors, and to the page of keys, what text such a value is."""
     schema: dict[str, object] = {"type": "string", "title": kind}
@@ -379,6 +388,16 @@ CountField = Annotated[
     int,
     PlainValidator(_count),
     WithJsonSchema({"type": "integer", "title": "number", "minimum": 1, "maximum": _LARGEST_COUNT}),
+]
+WorkersField = Annotated[
+    int | None,
+    PlainValidator(_workers),
+    WithJsonSchema(
+        {
+            "title": "auto, or number",
+            "anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MOST_WORKERS}],
+        }
+    ),
 ]
 PathField = Annotated[Path, PlainValidator(_path), _FILE]
 TunnelIdField = Annotated[str, PlainValidator(_tunnel_id), _TUNNEL]

@@ -28,6 +28,7 @@ from sallyport.config.fields import (
     ServerUrlField,
     SizeField,
     TunnelIdField,
+    WorkersField,
     kind_of,
 )
 from sallyport.config.sections import LogConfig, Section
@@ -154,12 +155,13 @@ class GatewayLimits(Section):
     streams_per_caller: CountField = 1_000
     """
     Connections of one caller at once, answered 503 beyond it: a tenth of a link, so that an agent in a loop
-    or a stolen bundle cannot take them all.
+    or a stolen bundle cannot take them all. Each worker allows its even share, rounded up, so a caller whose
+    connections gather at one of them meets the limit a little earlier.
     """
     memory: SizeField = 64 * MIB
     """
-    What all streams together may make the process hold beyond 64 KiB each; while it is short, streams
-    whose readers have stopped are ended, the longest-stalled first.
+    What all streams together may make the gateway hold beyond 64 KiB each, shared out evenly among its
+    workers; while it is short, streams whose readers have stopped are ended, the longest-stalled first.
     """
 
 
@@ -185,6 +187,11 @@ class GatewayConfig(Section):
     """
     limits: GatewayLimits = GatewayLimits()
     """How much of the gateway its callers may use."""
+    workers: WorkersField = None
+    """
+    How many processes serve callers, each with a link of its own: `auto` is as many as the gateway may use
+    CPUs, at most 4, and 1 on other systems than Linux.
+    """
     health: LoopbackField = None
     """A loopback address for `/healthz`, `/readyz` and `/status`."""
     log: LogConfig = LogConfig()

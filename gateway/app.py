@@ -8,13 +8,18 @@ servers may be down, callers may do what they like.
 SIGTERM or SIGINT begins an orderly end: GO_AWAY to the relay, which gives this gateway no new streams; calls
 under way get thirty seconds; connections close as they fall idle; the exit status is 0. A second signal ends
 it at once.
+
+A gateway of several workers is several of these, one in each process; ``workers`` looks after them. Worker 0
+does what one must do for all: it listens for health, and warns of certificates.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import anyio
@@ -23,16 +28,20 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from sallyport import __version__
 from sallyport.certs.contexts import door_context, root_giving_context
+from sallyport.config.fields import Address
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.logs import joined_lines
 from sallyport.gateway.door import Door, DoorContexts
 from sallyport.gateway.identity import GatewayIdentity, load_identity, uplink_settings
 from sallyport.gateway.keyring import Keyring
 from sallyport.gateway.own_certificates import OwnCertificates
+from sallyport.gateway.roll_call import RollAnswer, RollCall
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import open_servers
 from sallyport.gateway.service import Gateway
 from sallyport.gateway.uplink import Uplink
+from sallyport.gateway.whole_status import Report, whole_readiness, whole_status
+from sallyport.gateway.workers import Worker
 from sallyport.gateway.yardstick import Yardstick
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.health import CertificateAge, Readiness, serve_health
@@ -55,12 +64,15 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now) -> None:
+async def run(
+    config: GatewayConfig, worker: Worker | None = None, *, clock: Callable[[], datetime] = _utc_now
+) -> None:
     """
-    Run a gateway until SIGTERM or SIGINT.
+    Run a gateway, or one of its workers, until SIGTERM or SIGINT.
 
     Args:
         config: What the operator wrote.
+        worker: Which of the gateway's workers this is; None when it is the whole gateway.
         clock: The time, with a zone, by which certificates are judged.
 
     Raises:
@@ -69,12 +81,17 @@ async def run(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now
             used.
         TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
     """
+    worker = worker or Worker()
     with joined_lines(asyncio.get_running_loop().call_later):
-        await serve_until_signal(start(config, clock=clock), log=log)
+        await serve_until_signal(
+            start(config, worker, clock=clock), log=log.bind(worker=worker.index), lifeline=worker.lifeline
+        )
 
 
 @asynccontextmanager
-async def start(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_now) -> AsyncIterator["App"]:
+async def start(
+    config: GatewayConfig, worker: Worker | None = None, *, clock: Callable[[], datetime] = _utc_now
+) -> AsyncIterator["App"]:
     """
     Start a gateway; when the block is left, it is ended at once.
 
@@ -82,9 +99,11 @@ async def start(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_n
     """
     identity = load_identity(config, now=clock())
     async with anyio.create_task_group() as tasks:
-        app = App(config, identity, tasks=tasks, clock=clock)
+        worker = worker or Worker()
+        app = App(config, identity, worker, tasks=tasks, clock=clock)
         try:
             await app.start()
+            worker.tell_started()
             yield app
         finally:
             app.stop()
@@ -93,11 +112,12 @@ async def start(config: GatewayConfig, *, clock: Callable[[], datetime] = _utc_n
 
 class App:
     """
-    One running gateway; made by :func:`start`.
+    One running gateway, or one of its workers; made by :func:`start`.
 
     Args:
         config: What the operator wrote.
         identity: Its identity, judged.
+        worker: Which of the gateway's workers it is.
         tasks: Where everything runs.
         clock: The time.
     """
@@ -106,17 +126,20 @@ class App:
         self,
         config: GatewayConfig,
         identity: GatewayIdentity,
+        worker: Worker,
         *,
         tasks: TaskGroup,
         clock: Callable[[], datetime],
     ) -> None:
         loop = asyncio.get_running_loop()
         label, domains = identity.tunnel.label, identity.domains
+        limits = worker.share_of(config.limits)
         servers = open_servers(config.servers, loop=loop, spawn=tasks.create_task)
         configs = dict(zip(servers, config.servers.values(), strict=True))
         routes = Routes.of(configs, label=label, domains=domains)
         self._config = config
         self._identity = identity
+        self._worker = worker
         self._tasks = tasks
         self._clock = clock
         self._started = time.monotonic()
@@ -127,7 +150,7 @@ class App:
             config.tunnel.name,
             routes,
             servers,
-            limits=config.limits,
+            limits=limits,
             keys=self._keys,
             yardstick=Yardstick(loop=loop, spawn=tasks.create_task),
             loop=loop,
@@ -140,8 +163,14 @@ class App:
             calls=self.gateway,
             loop=loop,
         )
-        self._budget = MemoryBudget(config.limits.memory)
-        self.uplink = Uplink(uplink_settings(config, identity), self._door, budget=self._budget)
+        self._budget = MemoryBudget(limits.memory)
+        settings = uplink_settings(config, identity, worker=worker)
+        self.uplink = Uplink(settings, self._door, budget=self._budget)
+        self._roll_call: RollCall | RollAnswer = (
+            RollCall(worker.wires, loop=loop)
+            if worker.index == 0
+            else RollAnswer(worker.wires[0], self._report, loop=loop)
+        )
         self.health_address: tuple[str, int] | None = None
 
     async def start(self) -> None:
@@ -155,10 +184,13 @@ class App:
         carrier = chosen_codec()
         if self._keys is not None:
             self._keys.require_usable()
-        if self._config.health is not None:
-            self.health_address = await self._tasks.start(self._serve_health)
+        if isinstance(self._roll_call, RollCall) and self._config.health is not None:
+            address, others = self._config.health, self._roll_call
+            self.health_address = await self._tasks.start(partial(self._serve_health, address, others))
         log.info(
             "starting",
+            worker=self._worker.index,
+            workers=self._worker.count,
             gateway=self._config.tunnel.name,
             tunnel=str(self._identity.tunnel),
             relay=self.uplink.settings.address,
@@ -168,12 +200,18 @@ class App:
             health=self.health_address and "{}:{}".format(*self.health_address),
         )
         self._tasks.start_soon(self._certificates.watch, self._show)
-        self._tasks.start_soon(self._report_certificates)
+        if self._worker.index == 0:
+            self._tasks.start_soon(self._report_certificates)
         self._tasks.start_soon(self.uplink.run)
 
     async def drain(self) -> None:
         """Take no new streams, and give the calls under way their time."""
-        log.info("stopping", streams=self.uplink.stream_count, seconds=DRAIN_SECONDS)
+        log.info(
+            "stopping",
+            worker=self._worker.index,
+            streams=self.uplink.stream_count,
+            seconds=DRAIN_SECONDS,
+        )
         self._is_leaving = True
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._close_idle_connections)
@@ -183,6 +221,7 @@ class App:
     def stop(self) -> None:
         """End at once what is not a task."""
         self.gateway.close()
+        self._roll_call.close()
 
     async def _close_idle_connections(self) -> None:
         while True:
@@ -219,14 +258,24 @@ class App:
 
     # Health
 
-    async def _serve_health(self, *, task_status: TaskStatus[tuple[str, int]]) -> None:
-        address = self._config.health
-        if address is None:
-            raise AssertionError("only called when there is an address")
-        await serve_health(address, ready=self.readiness, status=self.status, task_status=task_status)
+    async def _serve_health(
+        self, address: Address, others: RollCall, *, task_status: TaskStatus[tuple[str, int]]
+    ) -> None:
+        async def ready() -> Readiness:
+            own = self.readiness()
+            return own if own.ready else whole_readiness(own, await others.ask())
+
+        async def status() -> dict[str, object]:
+            return whole_status([self._report(), *await others.ask()])
+
+        await serve_health(address, ready=ready, status=status, task_status=task_status)
+
+    def _report(self) -> Report:
+        """Say to worker 0 how this worker is."""
+        return {"status": self.status(), "reasons": self.readiness().reasons}
 
     def readiness(self) -> Readiness:
-        """Say whether callers can be served now."""
+        """Say whether this worker can serve callers now."""
         ages = self._ages()
         reasons = [f"the {age.name} certificate has expired" for age in ages if age.days_left < 0]
         if self._is_leaving:
@@ -236,12 +285,13 @@ class App:
         return Readiness(ready=not reasons, reasons=reasons, certificates=ages)
 
     def status(self) -> dict[str, object]:
-        """Describe the gateway: its link, its servers, its certificates."""
+        """Describe this worker: its link, its servers, its certificates."""
         state, rtt = self.uplink.state, self.uplink.rtt
         return {
             "software": f"sallyport {__version__}",
             "gateway": self._config.tunnel.name,
             "tunnel": str(self._identity.tunnel),
+            "pid": os.getpid(),
             "uptime_seconds": round(time.monotonic() - self._started),
             "relay": {
                 "address": self.uplink.settings.address,

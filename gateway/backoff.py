@@ -1,12 +1,13 @@
 """
-How long to wait before the next dial of the relay (pure).
+How long to wait before the next dial of the relay, or before a worker is started again (pure).
 
 Full jitter: a delay is drawn evenly between zero and a ceiling that doubles with every failure. Eight
 thousand gateways that lose one relay at once come back spread over the first half second instead of
 together, and a relay that stays away is asked at most twice a minute by each. A link counts as good only
-after it was up for a while, so that one which is accepted and cut at once does not start from zero.
+after it was up for a while, so that one which is accepted and cut at once does not start from zero. For a
+worker that ends the same holds.
 
-Randomness is an argument; the time a link was up is measured by the caller.
+Randomness is an argument; the time that a link or a worker lasted is measured by the caller.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ MAX_RETRY_AFTER_SECONDS: Final = limit(
 
 
 class Backoff:
-    """The delays of one uplink, growing with failures in a row."""
+    """The delays of one uplink or one worker, growing with failures in a row."""
 
     def __init__(self, random: Callable[[], float]) -> None:
         """
@@ -51,7 +52,7 @@ class Backoff:
 
     def next_delay(self, *, retry_after: float | None = None) -> float:
         """
-        Count one failure and return how long to wait before dialling again.
+        Count one failure and return how long to wait before the next try.
 
         Args:
             retry_after: Seconds that the relay asked for, as a floor. The jitter comes on top of it, or
@@ -65,14 +66,14 @@ class Backoff:
         floor = min(max(retry_after or 0.0, 0.0), MAX_RETRY_AFTER_SECONDS)
         return floor + jitter
 
-    def link_was_up(self, seconds: float) -> None:
+    def lasted(self, seconds: float) -> None:
         """
-        Forget the failures if a link that has ended was stable.
+        Forget the failures if a link (or a worker) that has ended was stable.
 
-        Call this when a link ends, before :meth:`next_delay`.
+        Call this when one ends, before :meth:`next_delay`.
 
         Args:
-            seconds: How long the link was up, from the relay's acceptance to its end.
+            seconds: How long it was up; a link from the relay's acceptance to its end.
         """
         if seconds >= STABLE_SECONDS:
             self._ceiling = FIRST_CEILING_SECONDS

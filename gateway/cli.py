@@ -28,6 +28,7 @@ from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
 from sallyport.gateway.keys_cli import ConfigOption, app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
+from sallyport.gateway.workers import become_worker, worker_count
 from sallyport.tunnel.net.allocator import settle_allocator
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
@@ -51,7 +52,8 @@ def run(config: ConfigOption = None) -> None:
     configure_logging(settings.log)
     settle_collector()
     settle_allocator()
-    anyio.run(run_gateway, settings, backend_options={"use_uvloop": wants_uvloop()})
+    worker = become_worker(worker_count(settings.workers))
+    anyio.run(run_gateway, settings, worker, backend_options={"use_uvloop": wants_uvloop()})
 
 
 @app.command()

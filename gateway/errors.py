@@ -3,6 +3,7 @@ What can go wrong in a gateway.
 
 GatewayError
 ├── TunnelMismatch       the config names one tunnel and the identity folder holds another
+├── WorkersUnavailable   the config wants several workers where there can be only one
 ├── ServerUnusable       an entry of ``servers:`` cannot be served
 ├── KeysOff              a command about API keys, and the config has them off
 ├── KeyNameRefused       a key that cannot be made or revoked under that name
@@ -49,6 +50,19 @@ class TunnelMismatch(GatewayError):
         return (
             f"the config names tunnel {self.configured}, but {self.identity} holds the root of {self.found}"
         )
+
+
+class WorkersUnavailable(GatewayError):
+    """The operator's mistake: several workers are made with what only Linux has."""
+
+    hint = "remove `workers:`, or run several gateways on this tunnel"
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+    def __str__(self) -> str:
+        return f"the config wants {self.wanted} workers, and only Linux can have more than one"
 
 
 class ServerUnusable(GatewayError):

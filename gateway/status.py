@@ -5,7 +5,7 @@ What listens at the health address may be another program, or a gateway of anoth
 taken for granted: a key that is not there is shown as a dash.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sallyport.gateway.errors import StatusUnavailable
@@ -50,12 +50,23 @@ def parse_status(answer: object, address: str) -> GatewayStatus:
         facts.append(("last error", _text(relay.get("last_error"))))
     if relay.get("rtt_ms") is not None:
         facts.append(("round trip", f"{_text(relay.get('rtt_ms'))} ms"))
+    workers = _mappings(answer.get("workers"))
+    if len(workers) > 1:
+        facts.append(("workers", _workers(workers)))
     facts.append(("streams", _text(answer.get("streams"))))
     for certificate in _mappings(answer.get("certificates")):
         facts.append((f"{_text(certificate.get('name'))} ends", _ends(certificate)))
     for name, reason in _mapping(answer.get("certificates_not_taken")).items():
         facts.append((f"new {name} files", f"not taken: {_text(reason)}"))
     return GatewayStatus(facts, [_server(each) for each in _mappings(answer.get("servers"))])
+
+
+def _workers(rows: Sequence[Mapping[str, object]]) -> str:
+    """Say how many there are, and which of them have no link."""
+    down = [
+        f"{_text(row.get('worker'))} is {_text(row.get('link'))}" for row in rows if row.get("link") != "up"
+    ]
+    return ", ".join([str(len(rows)), *down]) if down else f"{len(rows)}, each with a link"
 
 
 def _ends(certificate: Mapping[str, object]) -> str:

@@ -11,7 +11,6 @@ is left. Deliberately absent: any decision by the text of an error, and any list
 
 import asyncio
 import random
-import secrets
 import socket
 import ssl
 import time
@@ -76,6 +75,8 @@ class UplinkSettings:
         leaf: The link's certificate and key; read again for every dial, so a rotated one is picked up.
         root: The tunnel's root, against which the leaf is checked before dialling.
         software: What the relay's log calls this program.
+        boot_id: By which the relay tells a restart from a reconnect.
+        index: Which link of this gateway's process, or of its workers, this is.
         max_streams: How many streams one link may carry at once.
     """
 
@@ -87,6 +88,8 @@ class UplinkSettings:
     leaf: LeafFiles
     root: x509.Certificate
     software: str
+    boot_id: str
+    index: int = 0
     max_streams: int = MAX_STREAMS
 
     @property
@@ -139,7 +142,6 @@ class Uplink:
         self._door = door
         self._budget = budget
         self._backoff = Backoff(draw)
-        self._boot_id = secrets.token_hex(8)
         self._links: set[Link] = set()
         self._draining = False
 
@@ -168,7 +170,7 @@ class Uplink:
                 retiring.start_soon(_retire, link)
                 # Also behind a GO_AWAY, for which the old link still serves: a relay that takes a link and
                 # sends it away at once must not be asked a thousand times a second.
-                self._backoff.link_was_up(loop.time() - up_since)
+                self._backoff.lasted(loop.time() - up_since)
                 if not self._draining:
                     await anyio.sleep(self._backoff.next_delay())
 
@@ -228,13 +230,17 @@ class Uplink:
             self._set_connected(False)
         if error is not None:
             self.state.last_error = str(error)
-        log.info("link down", relay=self.settings.address, reason=str(error) if error else "closed")
+        reason = str(error) if error else "closed"
+        log.info("link down", relay=self.settings.address, link=self.settings.index, reason=reason)
 
     # Inside
 
     def _hello(self) -> Hello:
         return Hello(
-            max_streams=self.settings.max_streams, boot_id=self._boot_id, software=self.settings.software
+            max_streams=self.settings.max_streams,
+            boot_id=self.settings.boot_id,
+            link_index=self.settings.index,
+            software=self.settings.software,
         )
 
     def _note_up(self, link: Link) -> None:
@@ -244,7 +250,8 @@ class Uplink:
         if link.peer_ack is not None:
             self.state.clock_offset = link.peer_ack.time - time.time()
         self._set_connected(True)
-        log.info("link up", relay=self.settings.address, tunnel=str(self.settings.tunnel))
+        settings = self.settings
+        log.info("link up", relay=settings.address, link=settings.index, tunnel=str(settings.tunnel))
 
     def _set_connected(self, connected: bool) -> None:
         if self.state.connected != connected:
@@ -255,7 +262,13 @@ class Uplink:
         self.state.last_error = str(error)
         retry_after = error.retry_after if isinstance(error, RelayRefused) else None
         delay = self._backoff.next_delay(retry_after=retry_after)
-        log.warning("no link", reason=str(error), hint=error.hint, next_dial_seconds=round(delay, 2))
+        log.warning(
+            "no link",
+            link=self.settings.index,
+            reason=str(error),
+            hint=error.hint,
+            next_dial_seconds=round(delay, 2),
+        )
         await anyio.sleep(delay)
 
 

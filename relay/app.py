@@ -234,7 +234,14 @@ class Relay:
         address = self._config.health
         if address is None:
             raise AssertionError("only called when there is an address")
-        await serve_health(address, ready=self.readiness, status=self.status, task_status=task_status)
+
+        async def ready() -> Readiness:
+            return self.readiness()
+
+        async def status() -> dict[str, object]:
+            return self.status()
+
+        await serve_health(address, ready=ready, status=status, task_status=task_status)
 
     def readiness(self) -> Readiness:
         """

@@ -278,6 +278,13 @@ class GatewayLink:
         """
         return self.link.is_ready
 
+    @property
+    def stream_count(self) -> int:
+        """
+        How many streams are open on it.
+        """
+        return self.link.stream_count
+
     def open_stream(self, protocol: asyncio.Protocol, opening: Opening) -> Stream:
         """
         Open a stream to the gateway.
@@ -297,7 +304,7 @@ class GatewayLink:
         """
         if self._cutting is not None:
             return
-        self._log().warning("link cut", streams=self.link.stream_count, reason=refusal.text)
+        self._log().warning("link cut", streams=self.stream_count, reason=refusal.text)
         self.link.close(GoAwayReason.REVOKED, refusal.text)
         # A gateway that reads nothing keeps the connection from closing in order, and its streams with it.
         self._cutting = self._links.loop.call_later(CUT_TIMEOUT, self.link.abort)
@@ -315,7 +322,7 @@ class GatewayLink:
             "software": hello.software if hello else None,
             "address": self.address,
             "since": self.since.isoformat(timespec="seconds") if self.since else None,
-            "streams": self.link.stream_count,
+            "streams": self.stream_count,
             "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
             "leaving": not self.is_ready,
         }

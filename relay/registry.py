@@ -11,7 +11,9 @@ its HELLO, a *link* of the process is the link index there. The rules:
    coming back, or making its next link before it leaves the old one. The newer link gets all new streams at
    once. The older one is told to go (GO_AWAY, replaced) and keeps what it still carries: if it lives, its
    streams end in their own time; if it is the half-open remains of a dead connection, keepalive ends it.
-2. **Another link index joins.** So do other gateways: a tunnel has any number of both, up to the limit.
+2. **Another link index joins.** So do other gateways: a tunnel has any number of both, up to the limit. The
+   links of one process lead to workers of the same configuration before the same servers, so its streams are
+   spread over them: the link with the fewest open ones gets the next.
 3. **The same gateway from another process waits behind the newest.** After a restart the new process gets the
    streams although the old one's connection may still look alive. Where two machines really share a name (a
    copied identity), the one that came last serves, the other is the spare that takes over when it is full or
@@ -89,6 +91,10 @@ class Carrying(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether it takes new streams."""
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are open on it."""
 
 
 L = TypeVar("L", bound=Carrying)
@@ -216,8 +222,9 @@ class Registry(Generic[L]):
             address: the caller's address, without port.
 
         Returns:
-            Links that take streams: those of the caller's own gateway first, and of one gateway those of its
-            newest process. Empty when no gateway is connected.
+            Links that take streams: those of the caller's own gateway first, of one gateway those of its
+            newest process, and of one process those that carry the fewest first. Empty when no gateway is
+            connected.
         """
         # Of two links in one place the newer counts, also while the GO_AWAY of the older is still on its way
         # out.
@@ -226,12 +233,13 @@ class Registry(Generic[L]):
         if len(ready) < 2:
             return ready
 
-        def rank(live: LiveLink[L]) -> tuple[int, str, int, int]:
+        def rank(live: LiveLink[L]) -> tuple[int, str, int, int, int]:
             return (
                 -_weight(label, address, live.gateway),
                 live.gateway,  # two gateways of equal weight are still two
                 -self._processes[_process(live)],
-                -_weight(label, address, live.gateway, str(live.index)),
+                live.link.stream_count,
+                live.index,
             )
 
         return sorted(ready, key=rank)

@@ -31,10 +31,10 @@ def test_a_stable_link_starts_over_and_a_short_one_does_not() -> None:
     backoff.next_delay()
     backoff.next_delay()
 
-    backoff.link_was_up(STABLE_SECONDS - 0.001)
+    backoff.lasted(STABLE_SECONDS - 0.001)
     assert backoff.next_delay() == 2.0
 
-    backoff.link_was_up(STABLE_SECONDS)
+    backoff.lasted(STABLE_SECONDS)
     assert backoff.next_delay() == FIRST_CEILING_SECONDS
 
 

@@ -19,6 +19,7 @@ class FakeLink:
     """A link that only says whether it takes streams."""
 
     is_ready: bool = True
+    stream_count: int = 0
 
 
 def live(gateway: str, boot: str = "b1", index: int = 0, *, label: str = LABEL) -> LiveLink[FakeLink]:
@@ -93,12 +94,22 @@ def test_two_gateways_share_the_callers() -> None:
 def test_links_of_a_gateway_do_not_weigh_more() -> None:
     """A gateway with four links gets no more callers than one with a single link."""
     made = registry(live("gw2"), *(live("gw1", index=index) for index in range(4)))
-    chosen = Counter(
-        (best.gateway, best.index)
-        for best in (made.candidates(LABEL, address)[0] for address in addresses(400))
-    )
-    assert 120 <= chosen["gw2", 0] <= 280
-    assert all(chosen["gw1", index] >= 20 for index in range(4))
+    chosen = Counter(made.candidates(LABEL, address)[0].gateway for address in addresses(400))
+    assert 120 <= chosen["gw2"] <= 280
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(1, 200))
+def test_streams_of_a_process_are_spread_over_its_links(open_streams: list[int], more: int) -> None:
+    """The link with the fewest streams gets the next, whoever the caller is, until all have the same."""
+    links = [live("gw1", index=index) for index in range(len(open_streams))]
+    for one, count in zip(links, open_streams, strict=True):
+        one.link.stream_count = count
+    made = registry(*links)
+    for address in addresses(more):
+        fewest = min(one.link.stream_count for one in links)
+        best = made.candidates(LABEL, address)[0]
+        assert best.link.stream_count == fewest
+        best.link.stream_count += 1
 
 
 @settings(deadline=None)

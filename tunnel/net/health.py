@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -78,8 +78,8 @@ class HealthUnavailable(TunnelError):
 async def serve_health(
     address: tuple[str, int],
     *,
-    ready: Callable[[], Readiness],
-    status: Callable[[], Mapping[str, object]],
+    ready: Callable[[], Awaitable[Readiness]],
+    status: Callable[[], Awaitable[Mapping[str, object]]],
     task_status: anyio.abc.TaskStatus[tuple[str, int]] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """
@@ -142,19 +142,21 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     return listener
 
 
-def _application(ready: Callable[[], Readiness], status: Callable[[], Mapping[str, object]]) -> ASGIApp:
-    # Coroutines, though nothing is awaited: Starlette would run plain functions in threads, beside the loop
-    # that owns what they read.
+def _application(
+    ready: Callable[[], Awaitable[Readiness]], status: Callable[[], Awaitable[Mapping[str, object]]]
+) -> ASGIApp:
+    # All are coroutines: Starlette would run plain functions in threads, beside the loop that owns what they
+    # read.
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        readiness = ready()
+        readiness = await ready()
         code = HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse(asdict(readiness), status_code=code)
 
     async def status_page(_request: Request) -> Response:
-        return JSONResponse({**status(), "tasks": len(asyncio.all_tasks())})
+        return JSONResponse({**await status(), "tasks": len(asyncio.all_tasks())})
 
     routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/status", status_page)]
     return _HostCheck(Starlette(routes=routes))

@@ -5,8 +5,9 @@ Relay and gateway are such processes. What ending in order means is theirs to sa
 """
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -23,7 +24,7 @@ class Service(Protocol):
 
 
 async def serve_until_signal(
-    started: AbstractAsyncContextManager[Service], *, log: FilteringBoundLogger
+    started: AbstractAsyncContextManager[Service], *, log: FilteringBoundLogger, lifeline: int | None = None
 ) -> None:
     """
     Run a service until SIGTERM or SIGINT; a second signal cuts the orderly end short.
@@ -31,24 +32,31 @@ async def serve_until_signal(
     Args:
         started: Starts the service when it is entered, and ends it at once when it is left.
         log: The service's own.
+        lifeline: Of a process that another one looks after: a descriptor, which ends the service at once when
+            it becomes readable. A second signal means nothing then, since a service manager and that other
+            process may each send the first.
 
     Raises:
         Exception: What entering raises, or what ends the service before a signal does.
     """
     raise_descriptor_limit()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with started as service:
+        async with started as service, anyio.create_task_group() as tasks:
+            if lifeline is not None:
+                tasks.start_soon(
+                    _cancel_after, partial(anyio.wait_readable, lifeline), tasks.cancel_scope, log
+                )
             await anext(signals)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_at_signal, signals, tasks.cancel_scope, log)
-                await service.drain()
-                tasks.cancel_scope.cancel()
+            if lifeline is None:
+                tasks.start_soon(_cancel_after, partial(anext, signals), tasks.cancel_scope, log)
+            await service.drain()
+            tasks.cancel_scope.cancel()
     log.info("stopped")
 
 
-async def _cancel_at_signal(
-    signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope, log: FilteringBoundLogger
+async def _cancel_after(
+    wait: Callable[[], Awaitable[object]], scope: anyio.CancelScope, log: FilteringBoundLogger
 ) -> None:
-    await anext(signals)
+    await wait()
     log.warning("stopping at once")
     scope.cancel()

@@ -70,7 +70,7 @@ class Ours(_Sallyport):
             settings = {
                 "relay": _relay_section(product, dialled(product.relay_port, link_through)),
                 "keys": "on",
-                "limits": {"streams_per_caller": MAX_STREAMS},
+                "limits": {"streams_per_caller": 2 * MAX_STREAMS},
             }
             config = tunnel.write_gateway_config(settings=settings)
             added = product.run("gateway", "keys", "add", "bench", "--config", config, folder=tunnel.folder)

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -16,15 +16,23 @@ pytestmark = pytest.mark.anyio
 _READY = Readiness(ready=True, certificates=[CertificateAge("gateway/gw1", "2027-01-01T00:00:00Z", 41)])
 
 
+async def _ready() -> Readiness:
+    return _READY
+
+
+async def _status() -> dict[str, object]:
+    return {"links": 2}
+
+
 @asynccontextmanager
-async def _listening(readiness: Readiness = _READY) -> AsyncIterator[tuple[str, int]]:
+async def _listening(ready: Callable[[], Awaitable[Readiness]] = _ready) -> AsyncIterator[tuple[str, int]]:
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(10):
             address = await tasks.start(
                 lambda *, task_status: serve_health(
                     ("127.0.0.1", 0),
-                    ready=lambda: readiness,
-                    status=lambda: {"links": 2},
+                    ready=ready,
+                    status=_status,
                     task_status=task_status,
                 )
             )
@@ -120,7 +128,7 @@ async def test_port_in_use_is_our_error() -> None:
     """It names the port and the key to change; the process is not ended by the library."""
     async with _listening() as address:
         with pytest.raises(HealthUnavailable) as caught:
-            await serve_health(address, ready=lambda: _READY, status=dict)
+            await serve_health(address, ready=_ready, status=_status)
     assert str(caught.value) == f"cannot listen on 127.0.0.1 port {address[1]} for health: the port is in use"
     assert "health:" in caught.value.hint
 
