@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,7 +215,8 @@ async def _call_chunked(endpoint: Endpoint, params: Json, header: Header) -> Jso
 
 
 def _search_memory(process: ChildProcess, kinds: Kinds, findings: Findings) -> Counter[str]:
-    return _search(read_memory(process.pid), kinds, findings, "bytes of memory")
+    pieces = chain.from_iterable(map(read_memory, process.tree()))
+    return _search(pieces, kinds, findings, "bytes of memory")
 
 
 def _search_files(files: list[Path], kinds: Kinds, findings: Findings) -> Counter[str]:

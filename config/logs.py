@@ -20,10 +20,11 @@ import atexit
 import json
 import logging
 import os
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVarTuple
 
@@ -47,6 +48,7 @@ JOINED_SECONDS = 0.02
 LINES_AT_ONCE = 64
 """Lines written before calls get their turn again: to render 500 takes a millisecond, and all would wait."""
 _Settled = TypeVarTuple("_Settled")
+_everywhere: dict[str, object] = {}  # what every line says
 _LEVEL_OF_METHOD = {"warn": "warning", "exception": "error"}
 
 
@@ -74,6 +76,17 @@ def configure_logging(config: LogConfig, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.WARNING), force=True)
+
+
+def share_log(**fields: object) -> None:
+    """
+    Note that other processes write to the same log: lines say from whom they are, and are not torn apart.
+
+    Args:
+        fields: What every line of this process says from now on.
+    """
+    _everywhere.update(fields)
+    _output.is_shared = True
 
 
 @contextmanager
@@ -147,8 +160,7 @@ def _text(*, is_terminal: bool) -> "list[Processor]":
 
 
 def _add_area(logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
-    event.setdefault("area", logger.area)
-    return event
+    return {"area": logger.area, **_everywhere, **event}
 
 
 class _JsonLine:
@@ -172,7 +184,8 @@ class _JsonLine:
 
     def line(self, when: int, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
         """Render a line; an ``area`` among the fields stands in the place of the logger's."""
-        return _dumps({"time": self._time(when), "level": level, "area": area, "event": event, **fields})
+        head = {"time": self._time(when), "level": level, "area": area, "event": event}
+        return _dumps({**head, **_everywhere, **fields})
 
     def _time(self, when: int) -> str:
         """Return a time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
@@ -219,10 +232,12 @@ class _Output:
 
     Attributes:
         waiting: Lines that are written a moment later; there are some only while that is due.
+        is_shared: Whether other processes write to the same stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.is_shared = False
         self.waiting: list[str | _Call] = []
         self._later: Callable[[float, Callable[[], None]], object] | None = None
         self._thread = 0  # that of the event loop
@@ -265,13 +280,27 @@ class _Output:
             self._later(0.0, self._write_some)
 
     def _write_all(self, lines: Sequence[str | _Call]) -> None:
-        texts = [_line(line) for line in lines]
+        texts = [f"{_line(line)}\n" for line in lines]
         try:
-            self.stream.write("\n".join(texts) + "\n")
-            self.stream.flush()
+            for piece in _pieces(texts) if self.is_shared else ["".join(texts)]:
+                self.stream.write(piece)
+                self.stream.flush()
         except (OSError, ValueError):
             # The log's reader has gone (closed pipe, full disk): calls go on, and nobody is left to tell.
             return
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines to what a full pipe still takes whole: others' lines stand between ours and never in one."""
+    piece, size = "", 0
+    for line in lines:
+        length = len(line.encode(errors="surrogatepass"))
+        if piece and size + length > select.PIPE_BUF:
+            yield piece
+            piece, size = "", 0
+        piece += line
+        size += length
+    yield piece
 
 
 _output = _Output(sys.stderr)

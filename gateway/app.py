@@ -84,7 +84,7 @@ async def run(
     worker = worker or Worker()
     with joined_lines(asyncio.get_running_loop().call_later):
         await serve_until_signal(
-            start(config, worker, clock=clock), log=log.bind(worker=worker.index), lifeline=worker.lifeline
+            start(config, worker, clock=clock), log=log, lifeline=worker.lifeline
         )
 
 
@@ -189,7 +189,6 @@ class App:
             self.health_address = await self._tasks.start(partial(self._serve_health, address, others))
         log.info(
             "starting",
-            worker=self._worker.index,
             workers=self._worker.count,
             gateway=self._config.tunnel.name,
             tunnel=str(self._identity.tunnel),
@@ -206,12 +205,7 @@ class App:
 
     async def drain(self) -> None:
         """Take no new streams, and give the calls under way their time."""
-        log.info(
-            "stopping",
-            worker=self._worker.index,
-            streams=self.uplink.stream_count,
-            seconds=DRAIN_SECONDS,
-        )
+        log.info("stopping", streams=self.uplink.stream_count, seconds=DRAIN_SECONDS)
         self._is_leaving = True
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._close_idle_connections)
@@ -303,6 +297,7 @@ class App:
                 "clock_offset_seconds": state.clock_offset,
             },
             "streams": self.uplink.stream_count,
+            "tasks": len(asyncio.all_tasks()),
             "callers": {"admitted": self._door.counts.admitted, "refused": self._door.counts.refused},
             "memory": self._budget.status(),
             "servers": [server.status() for server in self.gateway.servers.values()],

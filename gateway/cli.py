@@ -22,7 +22,7 @@ from sallyport.certs.cli_options import AsJson
 from sallyport.config.fields import Address
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.loader import load_gateway
-from sallyport.config.logs import configure_logging
+from sallyport.config.logs import configure_logging, share_log
 from sallyport.gateway.app import run as run_gateway
 from sallyport.gateway.check import Finding, examine
 from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
@@ -53,6 +53,8 @@ def run(config: ConfigOption = None) -> None:
     settle_collector()
     settle_allocator()
     worker = become_worker(worker_count(settings.workers))
+    if worker.count > 1:
+        share_log(worker=worker.index)
     anyio.run(run_gateway, settings, worker, backend_options={"use_uvloop": wants_uvloop()})
 
 

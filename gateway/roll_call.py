@@ -33,7 +33,6 @@ _REPORT_MAX: Final = limit(
     "of what a worker says of itself to another: some hundred bytes for each server; the kernel takes no "
     "longer message over a socket pair with its usual settings",
 )  # fmt: skip
-_QUESTION_BYTES: Final = 8
 
 
 class RollCall:
@@ -58,7 +57,7 @@ class RollCall:
     async def ask(self) -> list[Report | None]:
         """Return what each of the others says, in the order of their indices; None for one that is silent."""
         async with self._one_at_a_time:
-            self._question = secrets.token_hex(_QUESTION_BYTES)
+            self._question = secrets.token_hex(8)
             self._reports = [None] * len(self._wires)
             self._is_complete = anyio.Event()
             for wire in self._wires:

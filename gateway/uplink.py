@@ -230,8 +230,7 @@ class Uplink:
             self._set_connected(False)
         if error is not None:
             self.state.last_error = str(error)
-        reason = str(error) if error else "closed"
-        log.info("link down", relay=self.settings.address, link=self.settings.index, reason=reason)
+        log.info("link down", relay=self.settings.address, reason=str(error) if error else "closed")
 
     # Inside
 
@@ -250,8 +249,7 @@ class Uplink:
         if link.peer_ack is not None:
             self.state.clock_offset = link.peer_ack.time - time.time()
         self._set_connected(True)
-        settings = self.settings
-        log.info("link up", relay=settings.address, link=settings.index, tunnel=str(settings.tunnel))
+        log.info("link up", relay=self.settings.address, tunnel=str(self.settings.tunnel))
 
     def _set_connected(self, connected: bool) -> None:
         if self.state.connected != connected:
@@ -262,13 +260,7 @@ class Uplink:
         self.state.last_error = str(error)
         retry_after = error.retry_after if isinstance(error, RelayRefused) else None
         delay = self._backoff.next_delay(retry_after=retry_after)
-        log.warning(
-            "no link",
-            link=self.settings.index,
-            reason=str(error),
-            hint=error.hint,
-            next_dial_seconds=round(delay, 2),
-        )
+        log.warning("no link", reason=str(error), hint=error.hint, next_dial_seconds=round(delay, 2))
         await anyio.sleep(delay)
 
 

@@ -31,6 +31,7 @@ def whole_status(reports: Sequence[Report | None]) -> dict[str, object]:
         "uptime_seconds": max(status["uptime_seconds"] for status in statuses),
         "relay": next((s["relay"] for s in statuses if s["relay"]["link"] == "up"), first["relay"]),
         "streams": sum(status["streams"] for status in statuses),
+        "tasks": sum(status["tasks"] for status in statuses),
         "callers": _added([status["callers"] for status in statuses]),
         "memory": _added([status["memory"] for status in statuses]),
         "servers": [_server(rows) for rows in zip(*(s["servers"] for s in statuses), strict=True)],

@@ -50,8 +50,8 @@ _AUTOMATIC: Final = limit(
 )  # fmt: skip
 
 _WATCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
-# Nothing is due: the wait is for a signal, and this long only because the system call wants a number.
-_LONG: Final = 3600.0  # seconds
+# Nothing is due: the wait is for a signal, and so long only because the system call wants a number.
+_NOTHING_DUE: Final = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Worker:
     _started: int | None = None
 
     def share_of(self, limits: GatewayLimits) -> GatewayLimits:
-        """Return this worker's part of what the whole gateway may use: an even one, as the relay spreads them."""
+        """Return this worker's part of what the whole gateway may use: an even one."""
         return limits.model_copy(
             update={
                 "memory": limits.memory // self.count,
@@ -224,7 +224,7 @@ class _FirstProcess:
 
     def _wait(self) -> None:
         """Wait until a signal comes or a worker is due, and do what the signal asks."""
-        next_due = min(self._due.values(), default=time.monotonic() + _LONG)
+        next_due = min(self._due.values(), default=time.monotonic() + _NOTHING_DUE)
         received = signal.sigtimedwait(_WATCHED, max(0.0, next_due - time.monotonic()))
         if received is None or received.si_signo == signal.SIGCHLD:
             return

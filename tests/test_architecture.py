@@ -55,6 +55,7 @@ _PURE = [
             *("config/document.py", "config/fields.py", "config/sections.py"),
             *("connector/local_request.py", "connector/refusals.py", "connector/snippets.py"),
             *("gateway/policy.py", "gateway/raw_path.py", "gateway/routes.py", "gateway/upstream_url.py"),
+            *("gateway/backoff.py", "gateway/status.py", "gateway/whole_status.py"),
             *("sallyport/bench_figures.py", "sallyport/hops.py"),
         )
     ),

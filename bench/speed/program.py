@@ -6,8 +6,6 @@ import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from tests.harness.child_process import ChildProcess
 
 
@@ -34,10 +32,6 @@ class Program(ChildProcess):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
-
-    def tree(self) -> list[int]:
-        """Return its id and those of all processes below it."""
-        return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
 
     def wait_for_child(self) -> int:
         """

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import select
 import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -11,7 +12,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from sallyport.config.logs import LINES_AT_ONCE, CallLog, configure_logging, joined_lines
+from sallyport.config import logs
+from sallyport.config.logs import LINES_AT_ONCE, CallLog, configure_logging, joined_lines, share_log
 from sallyport.config.sections import LogConfig
 
 CALL = {"call": "00.1", "caller": "cert:alice", "status": 200, "ms": 1.2, "outcome": "answered"}
@@ -289,3 +291,49 @@ def test_tests_can_capture_the_line_of_a_call(is_configured: bool) -> None:
     if is_configured:
         calls.write(facts_of, 200, "answered")
         assert events_of(stream) == ["call"] * 3
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the log shared with others until the test is over."""
+    monkeypatch.setattr(logs, "_everywhere", {})
+    monkeypatch.setattr(logs._output, "is_shared", False)
+    share_log(worker=3)
+
+
+@pytest.mark.usefixtures("shared")
+def test_lines_of_a_shared_log_say_whose_they_are() -> None:
+    """JSON, the line of a call, and text for people."""
+    stream = io.StringIO()
+    configure_logging(LogConfig(format="json"), stream)
+    structlog.get_logger("sallyport.gateway").info("link up")
+    CallLog("sallyport.gateway").write(facts_of, 200, "answered")
+    assert [json.loads(line)["worker"] for line in stream.getvalue().splitlines()] == [3, 3]
+
+    terminal = _Terminal()
+    configure_logging(LogConfig(format="text"), terminal)
+    structlog.get_logger("sallyport.other").info("link up")
+    assert "worker" in terminal.getvalue()
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_shared_log_is_written_in_pieces_that_are_not_torn() -> None:
+    """Whole lines, as many as a pipe takes at once, or one that is longer; bytes count."""
+    pieces: list[str] = []
+
+    class Pieces(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return super().write(text)
+
+    configure_logging(LogConfig(format="json"), Pieces())
+    with joined_lines(lambda _delay, _then: None):
+        log = structlog.get_logger("sallyport.gateway")
+        for number in range(LINES_AT_ONCE):
+            log.info("call", number=number, text="ü" * 100)
+        log.info("long", text="x" * (2 * select.PIPE_BUF))
+    assert len(pieces) > 3
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert all(len(piece.encode()) <= select.PIPE_BUF for piece in pieces[:-1])
+    lines = [json.loads(line) for piece in pieces for line in piece.splitlines()]
+    assert [line.get("number") for line in lines] == [*range(LINES_AT_ONCE), None]

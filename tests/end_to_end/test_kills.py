@@ -42,7 +42,10 @@ async def test_a_killed_relay_fails_its_calls_and_comes_back(own: Stage) -> None
     assert relay is not None
     await _kill_during_calls(own, relay)
     await anyio.to_thread.run_sync(own.product.start_relay)
-    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("link up", count=2, within=_RECOVERY))
+    workers = len(own.gateway.events("starting"))
+    await anyio.to_thread.run_sync(
+        lambda: own.gateway.wait_for("link up", count=2 * workers, within=_RECOVERY)
+    )
     await _call_on_every_path(own)
 
 

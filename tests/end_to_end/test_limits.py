@@ -59,7 +59,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     with RoughUpstream() as upstream, Product(tmp_path_factory.mktemp("small") / "p") as product:
         product.start_relay()
         tunnel = product.make_tunnel("acme", {"tickets": upstream.url})
-        tunnel.start_gateway(settings={"limits": limits})
+        # One worker, or each would have its own share of these limits.
+        tunnel.start_gateway(settings={"limits": limits, "workers": 1})
         yield Small(tunnel, upstream)
 
 

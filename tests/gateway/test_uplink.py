@@ -101,6 +101,7 @@ def settings_for(identity: TestIdentity, ca: Path, port: int) -> UplinkSettings:
         leaf=identity.directory.link("gw"),
         root=identity.root,
         software="test",
+        boot_id="b1",
     )
 
 

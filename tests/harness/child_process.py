@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+import psutil
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 _PATIENCE: Final = 20.0  # seconds to come up, on a machine that does other things too
@@ -85,6 +87,10 @@ class ChildProcess:
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
+
+    def tree(self) -> list[int]:
+        """Return its id and those of all processes below it."""
+        return [self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True))]
 
     @property
     def exit_code(self) -> int | None:

@@ -22,13 +22,13 @@ _ANSWER_WITHIN: Final = 10.0  # seconds
 @dataclass(frozen=True)
 class Holdings:
     """
-    What a process holds.
+    What a program holds, the processes that it started included.
 
     Attributes:
         resident: Bytes of its memory that are in RAM (RSS).
         private: Bytes of them that are nobody else's (USS).
         descriptors: Open ones.
-        tasks: Of its event loop.
+        tasks: Of its event loops.
         streams: Open ones, as its links count them.
         links: That are up, or on their way up.
         charged: Bytes that its memory budget counts.
@@ -57,7 +57,7 @@ class Holdings:
 
 class Subject:
     """
-    A process that is looked at again and again.
+    A program that is looked at again and again.
 
     Args:
         name: In messages and figures.
@@ -69,21 +69,22 @@ class Subject:
         self.name = name
         self.process = process
         self._health_port = health_port
-        self._kernel = psutil.Process(process.pid)
+        self._kernel = [psutil.Process(pid) for pid in process.tree()]
 
     def resident(self) -> int:
         """Return its RSS in bytes."""
-        return int(self._kernel.memory_info().rss)
+        return sum(each.memory_info().rss for each in self._kernel)
 
     async def holdings(self) -> Holdings:
         """Look at everything."""
         # First, since the connection that asks for the status is a descriptor there, and for a moment longer.
-        memory, descriptors = self._kernel.memory_full_info(), self._kernel.num_fds()
+        memory = [each.memory_full_info() for each in self._kernel]
+        descriptors = sum(each.num_fds() for each in self._kernel)
         status = await self.status() if self._health_port is not None else {}
         links = status.get("links")
         return Holdings(
-            resident=memory.rss,
-            private=memory.uss,
+            resident=sum(each.rss for each in memory),
+            private=sum(each.uss for each in memory),
             descriptors=descriptors,
             tasks=_number(status.get("tasks")),
             streams=_number(status.get("streams")),

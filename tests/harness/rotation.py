@@ -242,6 +242,7 @@ class _Rounds:
                     "certificate loaded",
                     certificate=kind,
                     serial=serial,
+                    count=len(stage.gateway.events("starting")),  # every worker takes it by itself
                     within=_PICK_UP,
                 )
             )

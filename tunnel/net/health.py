@@ -156,7 +156,7 @@ def _application(
         return JSONResponse(asdict(readiness), status_code=code)
 
     async def status_page(_request: Request) -> Response:
-        return JSONResponse({**await status(), "tasks": len(asyncio.all_tasks())})
+        return JSONResponse({"tasks": len(asyncio.all_tasks()), **await status()})
 
     routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/status", status_page)]
     return _HostCheck(Starlette(routes=routes))

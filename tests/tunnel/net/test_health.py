@@ -2,8 +2,9 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import h11
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.anyio
 _READY = Readiness(ready=True, certificates=[CertificateAge("gateway/gw1", "2027-01-01T00:00:00Z", 41)])
 
 
-async def _ready() -> Readiness:
-    return _READY
+async def _never() -> Any:
+    raise AssertionError("nobody can ask")
 
 
 async def _status() -> dict[str, object]:
@@ -25,7 +26,10 @@ async def _status() -> dict[str, object]:
 
 
 @asynccontextmanager
-async def _listening(ready: Callable[[], Awaitable[Readiness]] = _ready) -> AsyncIterator[tuple[str, int]]:
+async def _listening(readiness: Readiness = _READY) -> AsyncIterator[tuple[str, int]]:
+    async def ready() -> Readiness:
+        return readiness
+
     async with anyio.create_task_group() as tasks:
         with anyio.fail_after(10):
             address = await tasks.start(
@@ -128,7 +132,7 @@ async def test_port_in_use_is_our_error() -> None:
     """It names the port and the key to change; the process is not ended by the library."""
     async with _listening() as address:
         with pytest.raises(HealthUnavailable) as caught:
-            await serve_health(address, ready=_ready, status=_status)
+            await serve_health(address, ready=_never, status=_never)
     assert str(caught.value) == f"cannot listen on 127.0.0.1 port {address[1]} for health: the port is in use"
     assert "health:" in caught.value.hint
 

@@ -1,0 +1,233 @@
+"""
+A gateway of several workers is one gateway: for callers, for its operator, for whoever stops it, and when a
+part of it dies.
+"""
+
+import asyncio
+import os
+import signal
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+
+from sallyport.tunnel.net.health_client import ask_status
+from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
+from tests.harness.product import LOOPBACK, Product, free_port
+from tests.harness.raw_http import Endpoint, Reply
+from tests.harness.stage import Fixture, Stage, start_fixture
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="several workers need Linux"),
+]
+
+_WORKERS = 3
+_BOUND = 10.0  # seconds for what takes a fraction of one
+_BACK = 20.0  # seconds until a worker is there again: the first pause is below half a second
+
+
+@pytest.fixture
+def fixture(tmp_path: Path) -> Iterator[Fixture]:
+    """Run the MCP server of the tests."""
+    started = start_fixture(tmp_path)
+    with started.process:
+        yield started
+
+
+@pytest.fixture
+def health() -> int:
+    """Give the port of the gateway's health listener."""
+    return free_port()
+
+
+@pytest.fixture
+def own(tmp_path: Path, fixture: Fixture, health: int) -> Iterator[Stage]:
+    """Run a product of the test's own whose gateway has three workers, all with a link."""
+    with Product(tmp_path / "product") as product:
+        product.start_relay()
+        tunnel = product.make_tunnel("acme", {"tickets": fixture.url})
+        settings = {"workers": _WORKERS, "health": f"{LOOPBACK}:{health}"}
+        gateway = tunnel.start_gateway(settings=settings)
+        gateway.wait_for("link up", count=_WORKERS)
+        yield Stage(fixture, product, tunnel, gateway, tunnel.start_connector())
+
+
+async def test_streams_are_spread_and_the_status_is_one(own: Stage, health: int) -> None:
+    """Nine streams are three at each worker; calls and streams are added up, and each link has its row."""
+    async with AsyncExitStack() as open_streams:
+        for _ in range(3 * _WORKERS):
+            await open_streams.enter_async_context(await _begin_stream(own.tunnel.tls_endpoint()))
+        status = await _status(health)
+
+        assert Counter(row["streams"] for row in status["workers"]) == {3: _WORKERS}
+        assert {row["link"] for row in status["workers"]} == {"up"}
+        assert {row["pid"] for row in status["workers"]} == set(own.gateway.tree()[1:])
+        assert status["streams"] == status["callers"]["admitted"] == 3 * _WORKERS
+        assert status["servers"][0]["calls"] == 3 * _WORKERS
+
+    folder = own.tunnel.folder
+    shown = own.product.run("gateway", "status", "--config", "gateway-gw1.yaml", folder=folder)
+    assert f"{_WORKERS}, each with a link" in shown
+    lines = own.gateway.lines()
+    assert all("worker" in line for line in lines), "every line says who says it"
+
+
+async def test_a_worker_that_dies_takes_its_own_callers_only_and_comes_back(own: Stage, health: int) -> None:
+    """Its streams are cut, the others go on, new calls work at once, and soon there are three again."""
+    streams = [await _begin_stream(own.tunnel.tls_endpoint()) for _ in range(_WORKERS)]
+    victim = (await _status(health))["workers"][0]["pid"]  # the one that listens for health
+
+    os.kill(victim, signal.SIGKILL)
+
+    with anyio.fail_after(_BOUND):
+        cut = [await _is_cut(stream) for stream in streams]
+        assert sorted(cut) == [False] * (_WORKERS - 1) + [True]
+        await _call(own.tunnel.tls_endpoint())
+    ended = own.gateway.wait_for("worker ended", pid=victim)
+    assert (ended["reason"], ended["worker"]) == ("SIGKILL", 0)
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("link up", count=_WORKERS + 1, within=_BACK))
+    status = await _status(health)
+    assert [row["link"] for row in status["workers"]] == ["up"] * _WORKERS
+    assert victim not in {row["pid"] for row in status["workers"]}
+    for stream in streams:
+        await stream.close()
+
+
+async def test_a_worker_that_hangs_is_named(own: Stage, health: int) -> None:
+    """The status comes without it, and says so; the gateway is ready as long as one of them is."""
+    victim = (await _status(health))["workers"][2]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        rows = (await _status(health))["workers"]
+        code = await anyio.to_thread.run_sync(_readiness_code, health)
+        folder = own.tunnel.folder
+        shown = own.product.run("gateway", "status", "--config", "gateway-gw1.yaml", folder=folder)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    assert [row["link"] for row in rows] == ["up", "up", "silent"]
+    assert code == 200
+    assert "3, 2 is silent" in shown
+
+
+async def test_no_worker_outlives_the_first_process(own: Stage) -> None:
+    """It cannot clean up when it is killed: the kernel closes their lifeline, and a call ends soon."""
+    workers = [psutil.Process(pid) for pid in own.gateway.tree()[1:]]
+    assert len(workers) == _WORKERS
+    stream = await _begin_stream(own.tunnel.tls_endpoint())
+
+    own.gateway.kill()
+
+    with anyio.fail_after(_BOUND):
+        assert await _is_cut(stream)
+    gone, alive = await anyio.to_thread.run_sync(lambda: psutil.wait_procs(workers, timeout=_BOUND))
+    assert len(gone) == _WORKERS, alive
+
+
+async def test_a_signal_to_all_of_them_drains(own: Stage) -> None:
+    """A service manager tells every process, and the first one tells them again: calls have their time."""
+    reply = await _begin_waiting(own.tunnel.tls_endpoint(), own.fixture, seconds=1.0)
+
+    for pid in own.gateway.tree():
+        os.kill(pid, signal.SIGTERM)
+
+    async with reply:
+        await reply.read_head()
+        assert "result" in await reply.json()
+    assert await anyio.to_thread.run_sync(own.gateway.wait) == 0
+    assert len(own.gateway.events("stopped")) == _WORKERS
+    assert not own.gateway.events("stopping at once")
+
+
+async def test_the_second_signal_ends_them_at_once(own: Stage) -> None:
+    """The first process is told twice, and nobody waits for the call."""
+    reply = await _begin_waiting(own.tunnel.tls_endpoint(), own.fixture, seconds=300.0)
+    os.kill(own.gateway.pid, signal.SIGTERM)
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("stopping", count=_WORKERS))
+
+    os.kill(own.gateway.pid, signal.SIGINT)
+
+    assert await anyio.to_thread.run_sync(own.gateway.wait) == 0
+    assert own.gateway.events("stopping at once")
+    with anyio.fail_after(_BOUND):
+        await _expect_error(reply)
+
+
+async def test_a_worker_that_is_stopped_by_hand_comes_back(own: Stage) -> None:
+    """Somebody ends the wrong process: it drains, and its place is filled."""
+    victim = own.gateway.tree()[2]
+
+    os.kill(victim, signal.SIGTERM)
+
+    ended = await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("worker ended", pid=victim))
+    assert ended["reason"] == "exit status 0"
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("link up", count=_WORKERS + 1, within=_BACK))
+
+
+async def test_what_forbids_the_start_is_said_once(own: Stage, health: int) -> None:
+    """The health address is taken by the gateway that runs already: one error, status 1, nobody is left."""
+    settings = {"workers": _WORKERS, "health": f"{LOOPBACK}:{health}"}
+    config = own.tunnel.write_gateway_config("gw2", settings)
+    second = own.product.start("second", "gateway", "run", "--config", config, folder=own.tunnel.folder)
+
+    assert await anyio.to_thread.run_sync(second.wait) == 1
+    assert second.log.count("error: ") == 1
+    assert "the port is in use" in second.log
+    assert not second.events("worker ended")
+
+
+async def _status(health: int) -> dict[str, Any]:
+    status = await anyio.to_thread.run_sync(ask_status, LOOPBACK, health)
+    assert isinstance(status, dict)
+    return status
+
+
+def _readiness_code(health: int) -> int:
+    with urllib.request.urlopen(f"http://{LOOPBACK}:{health}/readyz", timeout=_BOUND) as answer:
+        return int(answer.status)
+
+
+async def _begin_stream(endpoint: Endpoint) -> Reply:
+    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
+    reply = await ModernClient(endpoint).post("tools/call", call)
+    assert reply.status == 200
+    return reply
+
+
+async def _begin_waiting(endpoint: Endpoint, fixture: Fixture, *, seconds: float) -> Reply:
+    before = await ModernClient(fixture.endpoint()).stats()
+    call = tool_call("probe_sleep", {"seconds": seconds})
+    reply = await ModernClient(endpoint).post("tools/call", call, wait=False)
+    await ModernClient(fixture.endpoint()).wait_for("started", before["started"] + 1)
+    return reply
+
+
+async def _is_cut(reply: Reply) -> bool:
+    """Read on for a while, and say whether the stream broke."""
+    events = reply.events()
+    try:
+        for _ in range(20):
+            await anext(events)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return True
+    return False
+
+
+async def _call(endpoint: Endpoint) -> None:
+    assert result_text(await ModernClient(endpoint).call("probe_echo", text="again")) == "again"
+
+
+async def _expect_error(reply: Reply) -> None:
+    async with reply:
+        try:
+            await reply.read_head()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        assert error_code(await reply.json()) == -32000
