@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -82,11 +83,14 @@ def share_log(**fields: object) -> None:
     """
     Note that other processes write to the same log: lines say from whom they are, and are not torn apart.
 
+    A file takes any write whole; a pipe or a socket that is nearly full may take a part of it, then what another
+    process writes, then the rest.
+
     Args:
         fields: What every line of this process says from now on.
     """
     _everywhere.update(fields)
-    _output.is_shared = True
+    _output.is_shared = not _is_file(_output.stream)
 
 
 @contextmanager
@@ -184,8 +188,8 @@ class _JsonLine:
 
     def line(self, when: int, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
         """Render a line; an ``area`` among the fields stands in the place of the logger's."""
-        head = {"time": self._time(when), "level": level, "area": area, "event": event}
-        return _dumps({**head, **_everywhere, **fields})
+        head = {"time": self._time(when), "level": level, "area": area, "event": event, **_everywhere}
+        return _dumps(head | fields)
 
     def _time(self, when: int) -> str:
         """Return a time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
@@ -232,7 +236,7 @@ class _Output:
 
     Attributes:
         waiting: Lines that are written a moment later; there are some only while that is due.
-        is_shared: Whether other processes write to the same stream.
+        is_shared: Whether other processes write to the same pipe or socket.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -288,6 +292,13 @@ class _Output:
         except (OSError, ValueError):
             # The log's reader has gone (closed pipe, full disk): calls go on, and nobody is left to tell.
             return
+
+
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # It has no descriptor, as in tests: nothing says that it takes a write whole.
+        return False
 
 
 def _pieces(lines: Iterable[str]) -> Iterator[str]:

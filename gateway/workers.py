@@ -188,8 +188,8 @@ class _FirstProcess:
         is_up = bool(os.read(reader, 1))
         os.close(reader)
         if not is_up:
-            _, status = os.wait()
-            code = os.waitstatus_to_exitcode(status)
+            (pid,) = self._running
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             raise SystemExit(code if code >= 0 else 128 - code)  # as a shell says it
         return None
 
@@ -245,9 +245,12 @@ class _FirstProcess:
             self._note_ended(pid, os.waitstatus_to_exitcode(status))
 
     def _note_ended(self, pid: int, code: int) -> None:
-        child = self._running.pop(pid)
+        child = self._running.pop(pid, None)
+        if child is None:
+            return  # Somebody's orphan: as the first process of a container, this one inherits them.
         if self._is_leaving:
-            self._has_failed |= code != 0
+            # One that was still on its way up has died of the signal.
+            self._has_failed |= code not in (0, -signal.SIGTERM)
             return
         now = time.monotonic()
         backoff = self._backoffs[child.index]

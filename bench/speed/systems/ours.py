@@ -6,9 +6,10 @@ by an API key, since ``wrk`` has no certificates), parses and judges the request
 HTTP. *Tunnel* is the same relay and link with ``bare_gateway`` behind, which passes the callers' TLS on to
 the upstream, as the peers do.
 
-Nothing is switched off. Logs are at ``info``, as JSON, to files. One setting is raised that an operator may
-raise: ``limits.streams_per_caller``, from 1,000 to the 10,000 that a link carries, because here one caller is
-everybody and holds all the idle streams. A link carries no more than that by the protocol's own limit.
+Nothing is switched off. Logs are at ``info``, as JSON, to files. The gateway has as many workers as it makes by
+itself; the bare one is a single process. One setting is raised that an operator may raise:
+``limits.streams_per_caller``, from 1,000 to twice the 10,000 that a link carries, because here one caller is
+everybody and holds all the idle streams, and each worker allows him its share.
 """
 
 import sys
@@ -77,7 +78,8 @@ class Ours(_Sallyport):
             relay = stack.enter_context(self._relay(product))
             command = sallyport_command("gateway", "run", "--config", config)
             gateway = stack.enter_context(self._program("gateway", command, tunnel.folder))
-            gateway.wait_for("link up")
+            workers = gateway.wait_for("starting")["workers"]
+            gateway.wait_for("link up", count=int(str(workers)))
             yield ready(_entrance(product, tunnel, key=added.strip()), [relay, gateway])
 
 
