@@ -83,8 +83,8 @@ def share_log(**fields: object) -> None:
     """
     Note that other processes write to the same log: lines say from whom they are, and are not torn apart.
 
-    A file takes any write whole; a pipe or a socket that is nearly full may take a part of it, then what another
-    process writes, then the rest.
+    A file takes any write whole; a pipe or a socket that is nearly full may take a part of it, then what
+    another process writes, then the rest.
 
     Args:
         fields: What every line of this process says from now on.
@@ -188,8 +188,8 @@ class _JsonLine:
 
     def line(self, when: int, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
         """Render a line; an ``area`` among the fields stands in the place of the logger's."""
-        head = {"time": self._time(when), "level": level, "area": area, "event": event, **_everywhere}
-        return _dumps(head | fields)
+        head = {"time": self._time(when), "level": level, "area": area, "event": event}
+        return _dumps({**head, **_everywhere, **fields})
 
     def _time(self, when: int) -> str:
         """Return a time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""
