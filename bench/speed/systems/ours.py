@@ -8,7 +8,7 @@ the upstream, as the peers do.
 
 Nothing is switched off. Logs are at ``info``, as JSON, to files. The gateway has as many workers as it makes by
 itself; the bare one is a single process. One setting is raised that an operator may raise:
-``limits.streams_per_caller``, from 1,000 to twice the 10,000 that a link carries, because here one caller is
+``limits.streams_per_caller``, from 1,000 to twice the 10,000 that a link carries, because one caller is here
 everybody and holds all the idle streams, and each worker allows him its share.
 """
 
