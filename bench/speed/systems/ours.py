@@ -6,8 +6,8 @@ by an API key, since ``wrk`` has no certificates), parses and judges the request
 HTTP. *Tunnel* is the same relay and link with ``bare_gateway`` behind, which passes the callers' TLS on to
 the upstream, as the peers do.
 
-Nothing is switched off. Logs are at ``info``, as JSON, to files. The gateway has as many workers as it makes by
-itself; the bare one is a single process. One setting is raised that an operator may raise:
+Nothing is switched off. Logs are at ``info``, as JSON, to files. The gateway has as many workers as it makes
+by itself; the bare one is a single process. One setting is raised that an operator may raise:
 ``limits.streams_per_caller``, from 1,000 to twice the 10,000 that a link carries, because one caller is here
 everybody and holds all the idle streams, and each worker allows him its share.
 """
