@@ -218,9 +218,9 @@ def _count(value: object) -> int:
     return value
 
 
-def _workers(value: object) -> int | None:
-    if value == "auto" or value is None:
-        return None
+def _workers(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MOST_WORKERS:
         raise FieldRefused(f"wanted auto or a number from 1 to {_MOST_WORKERS}, found {value!r}")
     return value
@@ -390,12 +390,15 @@ CountField = Annotated[
     WithJsonSchema({"type": "integer", "title": "number", "minimum": 1, "maximum": _LARGEST_COUNT}),
 ]
 WorkersField = Annotated[
-    int | None,
+    int | Literal["auto"],
     PlainValidator(_workers),
     WithJsonSchema(
         {
-            "title": "auto, or number",
-            "anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MOST_WORKERS}],
+            "type": ["integer", "string"],
+            "title": "`auto`, or number",
+            "minimum": 1,
+            "maximum": _MOST_WORKERS,
+            "pattern": "^auto$",
         }
     ),
 ]

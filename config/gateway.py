@@ -155,8 +155,7 @@ class GatewayLimits(Section):
     streams_per_caller: CountField = 1_000
     """
     Connections of one caller at once, answered 503 beyond it: a tenth of a link, so that an agent in a loop
-    or a stolen bundle cannot take them all. Each worker allows its even share, rounded up, so a caller whose
-    connections gather at one of them meets the limit a little earlier.
+    or a stolen bundle cannot take them all. Its workers count together.
     """
     memory: SizeField = 64 * MIB
     """
@@ -187,7 +186,7 @@ class GatewayConfig(Section):
     """
     limits: GatewayLimits = GatewayLimits()
     """How much of the gateway its callers may use."""
-    workers: WorkersField = None
+    workers: WorkersField = "auto"
     """
     How many processes serve callers, each with a link of its own: `auto` is as many as the gateway may use
     CPUs, at most 4, and 1 on other systems than Linux.

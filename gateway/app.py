@@ -133,7 +133,6 @@ class App:
     ) -> None:
         loop = asyncio.get_running_loop()
         label, domains = identity.tunnel.label, identity.domains
-        limits = worker.share_of(config.limits)
         servers = open_servers(config.servers, loop=loop, spawn=tasks.create_task)
         configs = dict(zip(servers, config.servers.values(), strict=True))
         routes = Routes.of(configs, label=label, domains=domains)
@@ -150,8 +149,9 @@ class App:
             config.tunnel.name,
             routes,
             servers,
-            limits=limits,
+            limits=config.limits,
             keys=self._keys,
+            shared_counts=worker.shared_counts,
             yardstick=Yardstick(loop=loop, spawn=tasks.create_task),
             loop=loop,
             now=clock,
@@ -163,7 +163,7 @@ class App:
             calls=self.gateway,
             loop=loop,
         )
-        self._budget = MemoryBudget(limits.memory)
+        self._budget = MemoryBudget(worker.share_of(config.limits.memory))
         settings = uplink_settings(config, identity, worker=worker)
         self.uplink = Uplink(settings, self._door, budget=self._budget)
         self._roll_call: RollCall | RollAnswer = (

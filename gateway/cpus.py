@@ -37,7 +37,7 @@ def _quotas(root: Path) -> Iterator[float]:
             return
         try:
             quota, period = (folder / "cpu.max").read_text().split()
-        except OSError:
+            if quota != "max":
+                yield int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
             continue  # The topmost group has no such file, nor has one without the controller.
-        if quota != "max":
-            yield int(quota) / int(period)

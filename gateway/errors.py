@@ -4,6 +4,7 @@ What can go wrong in a gateway.
 GatewayError
 ├── TunnelMismatch       the config names one tunnel and the identity folder holds another
 ├── WorkersUnavailable   the config wants several workers where there can be only one
+├── CannotFork           the system has no process for a gateway's first worker
 ├── ServerUnusable       an entry of ``servers:`` cannot be served
 ├── KeysOff              a command about API keys, and the config has them off
 ├── KeyNameRefused       a key that cannot be made or revoked under that name
@@ -57,12 +58,25 @@ class WorkersUnavailable(GatewayError):
 
     hint = "remove `workers:`, or run several gateways on this tunnel"
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: object) -> None:
         super().__init__(wanted)
         self.wanted = wanted
 
     def __str__(self) -> str:
         return f"the config wants {self.wanted} workers, and only Linux can have more than one"
+
+
+class CannotFork(GatewayError):
+    """There is no process to be had for the gateway's first worker."""
+
+    hint = "raise the limit of processes (TasksMax of systemd, pids of a container), or set `workers: 1`"
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"no worker can be started: {self.error.strerror}"
 
 
 class ServerUnusable(GatewayError):

@@ -26,8 +26,10 @@ from sallyport.tunnel.limits import KIB, limit
 log = structlog.get_logger("sallyport.gateway")
 
 _ANSWER_TIMEOUT: Final = limit(
-    1.0, "seconds", "that a gateway's /status waits for its other workers; one that is silent is named"
-)
+    0.5, "seconds",
+    "that a gateway's /status and /readyz wait for its other workers, half of what a supervisor usually "
+    "waits for an answer; one that is silent is named",
+)  # fmt: skip
 _REPORT_MAX: Final = limit(
     200 * KIB, "bytes",
     "of what a worker says of itself to another: some hundred bytes for each server; the kernel takes no "
@@ -116,11 +118,16 @@ class RollAnswer:
 
 
 def _say(wire: socket.socket, message: bytes) -> None:
-    try:
-        wire.send(message)
-    except OSError as error:
-        # Too long, or the other end has not listened for long: this end is then shown as silent.
-        log.warning("a worker cannot tell another how it is", bytes=len(message), reason=error.strerror)
+    reason: str | None = "too long"
+    if len(message) <= _REPORT_MAX:
+        try:
+            wire.send(message)
+        except OSError as error:  # The other end has not listened for long, or has gone.
+            reason = error.strerror
+        else:
+            return
+    # This end is then shown as silent.
+    log.warning("a worker cannot tell another how it is", bytes=len(message), reason=reason)
 
 
 def _hear(wire: socket.socket) -> bytes | None:
@@ -129,3 +136,5 @@ def _hear(wire: socket.socket) -> bytes | None:
         return wire.recv(_REPORT_MAX)
     except BlockingIOError:
         return None
+    except ConnectionError:  # The other end has gone with a message of ours unread.
+        return b""

@@ -17,7 +17,7 @@ from typing import Final
 from sallyport.certs.errors import CertificateRefused
 from sallyport.certs.names import Identity
 from sallyport.config.gateway import GatewayLimits
-from sallyport.gateway.attendance import Attendance
+from sallyport.gateway.attendance import Attendance, SharedCounts
 from sallyport.gateway.credentials import Keys
 from sallyport.gateway.errors import RequestRefused
 from sallyport.gateway.exchange import Caller, Conversation, Premises, call_facts, calls, refusal_answer
@@ -55,6 +55,7 @@ class Gateway:
         limits: How much of the gateway callers may use.
         keys: Where API keys are looked up; None when they are off.
         yardstick: Measures the tunnel for callers; None to refuse that.
+        shared_counts: Where the workers of the gateway count connections together; None when there is one.
         loop: The running loop.
         now: The time, with a zone.
     """
@@ -69,13 +70,14 @@ class Gateway:
         limits: GatewayLimits = _DEFAULT_LIMITS,
         keys: Keys | None = None,
         yardstick: Yardstick | None = None,
+        shared_counts: SharedCounts | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.servers = servers
         self._premises = Premises(name, routes, servers, now, keys, yardstick)
         self._loop = loop
         self._limits = limits
-        self._attendance = Attendance(limits.streams_per_caller)
+        self._attendance = Attendance(limits.streams_per_caller, shared_counts)
         # A connection lives as long as its transport; this only knows which there are.
         self._connections: weakref.WeakSet[HttpServer] = weakref.WeakSet()
 

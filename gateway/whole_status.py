@@ -26,14 +26,16 @@ def whole_status(reports: Sequence[Report | None]) -> dict[str, object]:
     """
     statuses = [report["status"] for report in reports if report is not None]
     first = statuses[0]
+    memory = _added([status["memory"] for status in statuses])
     return {
-        **first,
+        # The process to signal is none of them.
+        **{key: value for key, value in first.items() if key != "pid"},
         "uptime_seconds": max(status["uptime_seconds"] for status in statuses),
         "relay": next((s["relay"] for s in statuses if s["relay"]["link"] == "up"), first["relay"]),
         "streams": sum(status["streams"] for status in statuses),
         "tasks": sum(status["tasks"] for status in statuses),
         "callers": _added([status["callers"] for status in statuses]),
-        "memory": _added([status["memory"] for status in statuses]),
+        "memory": {**memory, "total": first["memory"]["total"] * len(reports)},
         "servers": [_server(rows) for rows in zip(*(s["servers"] for s in statuses), strict=True)],
         "certificates_not_taken": {
             name: why for status in statuses for name, why in status["certificates_not_taken"].items()
@@ -78,6 +80,7 @@ def _row(index: int, report: Report | None) -> dict[str, object]:
     return {
         "worker": index,
         "pid": status["pid"],
+        "uptime_seconds": status["uptime_seconds"],
         "link": relay["link"],
         "since": relay["since"],
         "last_error": relay["last_error"],

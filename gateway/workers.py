@@ -13,11 +13,13 @@ The first process has no event loop and no threads, which is what makes it safe 
 for signals, one by one:
 
 * A worker ends: it is started again, after a pause that grows while it keeps ending. If it is the very first
-  one, before it was up, the gateway cannot start, and ends with that worker's exit status.
+  one, before it was up, the gateway cannot start, and ends with that worker's exit status. The others are
+  started when that one is up: what forbids a start is said once.
 * SIGTERM or SIGINT: every worker is asked to drain. A service manager or a terminal may have sent them the
   same signal already, so a second one means nothing to a worker.
 * The second such signal: the *lifeline* is closed, a pipe that only the first process holds open, and the
-  workers end at once. The kernel closes it as well when the first process is killed: no worker outlives it.
+  workers end at once; one that hangs is killed. The kernel closes the lifeline as well when the first process
+  is killed, so that no worker which runs outlives it.
 
 With one worker there is no first process: the program is the worker.
 """
@@ -29,17 +31,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 
-from sallyport.config.gateway import GatewayLimits
+from sallyport.gateway.attendance import SharedCounts, shared_table
 from sallyport.gateway.backoff import Backoff
 from sallyport.gateway.cpus import usable_cpus
-from sallyport.gateway.errors import WorkersUnavailable
+from sallyport.gateway.errors import CannotFork, WorkersUnavailable
 from sallyport.tunnel.limits import limit
 
 log = structlog.get_logger("sallyport.gateway")
@@ -49,9 +52,21 @@ _AUTOMATIC: Final = limit(
     "workers that a gateway makes by itself where there are more CPUs: each holds some 15 MiB of its own",
 )  # fmt: skip
 
+_HEALTH_PAUSE: Final = limit(
+    1.0, "seconds",
+    "before worker 0 is started again, at most: it listens for health, and a supervisor that hears nothing "
+    "ends the whole gateway",
+)  # fmt: skip
+_LAST_WORD: Final = limit(
+    3.0, "seconds", "that a worker which must end at once may take for it, before it is killed"
+)
+
 _WATCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+# How a worker ends that was asked to before it could listen: by the signal, or as Python says an interrupt.
+_ASKED_EARLY: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, 130})
+_LOOK_INTERVAL = 0.02  # seconds between two looks whether the first worker is up
 # Nothing is due: the wait is for a signal, and so long only because the system call wants a number.
-_NOTHING_DUE: Final = 3600.0  # seconds
+_NOTHING_DUE = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,7 @@ class Worker:
         boot_id: By which the relay knows that their links are one gateway's.
         lifeline: A descriptor that becomes readable when the worker must end at once; None when it is alone.
         wires: From worker 0 to each other one, or from that one to worker 0; see ``roll_call``.
+        shared_counts: Where all of them count callers' connections; None when it is alone.
     """
 
     index: int = 0
@@ -72,39 +88,36 @@ class Worker:
     boot_id: str = field(default_factory=lambda: secrets.token_hex(8))
     lifeline: int | None = None
     wires: tuple[socket.socket, ...] = ()
+    shared_counts: SharedCounts | None = None
     _started: int | None = None
 
-    def share_of(self, limits: GatewayLimits) -> GatewayLimits:
-        """Return this worker's part of what the whole gateway may use: an even one."""
-        return limits.model_copy(
-            update={
-                "memory": limits.memory // self.count,
-                "streams_per_caller": -(-limits.streams_per_caller // self.count),
-            }
-        )
+    def share_of(self, memory: int) -> int:
+        """Return this worker's part of the bytes that the whole gateway may hold: an even one."""
+        return memory // self.count
 
     def tell_started(self) -> None:
         """Tell the first process, if it waits for that, that this worker is up."""
         if self._started is not None:
-            os.write(self._started, b"1")
+            with suppress(BrokenPipeError):  # It has gone meanwhile, and the lifeline will say so.
+                os.write(self._started, b"1")
             os.close(self._started)
 
 
-def worker_count(wanted: int | None) -> int:
+def worker_count(wanted: int | Literal["auto"]) -> int:
     """
     Say how many workers a gateway has.
 
     Args:
-        wanted: What its config says; None for as many as it may use CPUs.
+        wanted: What its config says; ``auto`` is as many as it may use CPUs, up to a bound.
 
     Raises:
         WorkersUnavailable: More than one is wanted on a system other than Linux.
     """
     if sys.platform != "linux":
-        if wanted is not None and wanted > 1:
+        if wanted not in ("auto", 1):
             raise WorkersUnavailable(wanted)
         return 1
-    return min(usable_cpus(Path("/")), _AUTOMATIC) if wanted is None else wanted
+    return min(usable_cpus(Path("/")), _AUTOMATIC) if wanted == "auto" else wanted
 
 
 def become_worker(count: int) -> Worker:
@@ -142,125 +155,174 @@ class _FirstProcess:
         self._lifeline, self._lifeline_end = os.pipe()
         # Kept here as long as the gateway runs, so that a worker that is started again has the same ones.
         self._wires = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(1, count)]
+        self._table = shared_table(count)
+        self._hash_key = secrets.token_bytes(16)
+        self._first_up, self._started = os.pipe()
+        os.set_blocking(self._first_up, False)
         self._backoffs = [Backoff(draw) for _ in range(count)]
         self._running: dict[int, _Child] = {}  # by process id
-        self._due: dict[int, float] = {}  # when to start which worker, by time.monotonic
+        self._due = {0: 0.0}  # when to start which worker, by time.monotonic
+        self._is_first_up = False
         self._is_leaving = False
-        self._is_cut = False
-        self._has_failed = False
+        self._kill_at: float | None = None  # when those are killed that should have ended at once
+        self._status = 0
 
     def run(self) -> Worker:
         """
         Start the workers and look after them; returns in each worker only.
 
         Raises:
+            CannotFork: Not even the first one.
             SystemExit: All have ended.
         """
-        worker = self._start_first()
-        if worker is not None:
-            return worker
+        # Whoever started us may ignore it, and then the kernel would not keep for us how a worker ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-        self._due = dict.fromkeys(range(1, len(self._backoffs)), 0.0)
         while self._running or self._due:
-            # Asked each time, because one that ended before the signals were blocked has sent none.
             self._take_note_of_ended()
+            self._look_for_first()
             worker = self._start_due()
             if worker is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return worker
             if self._running or self._due:
                 self._wait()
-        raise SystemExit(int(self._has_failed))
+        raise SystemExit(self._status)
 
-    def _start_first(self) -> Worker | None:
-        """
-        Start worker 0, and wait until it is up: what is wrong is said once, by the one that finds it.
+    # Starting
 
-        Raises:
-            SystemExit: It has ended instead.
-        """
-        reader, writer = os.pipe()
-        worker = self._fork(0, started=writer)
-        if worker is not None:
-            os.close(reader)
-            return worker
-        os.close(writer)
-        is_up = bool(os.read(reader, 1))
-        os.close(reader)
-        if not is_up:
-            (pid,) = self._running
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            raise SystemExit(code if code >= 0 else 128 - code)  # as a shell says it
-        return None
+    def _look_for_first(self) -> None:
+        """See whether worker 0 is up for the first time; then the others are due."""
+        if self._is_first_up or self._is_leaving:
+            return
+        with suppress(BlockingIOError):
+            self._is_first_up = bool(os.read(self._first_up, 1))
+        if self._is_first_up:
+            self._due.update(dict.fromkeys(range(1, len(self._backoffs)), 0.0))
 
     def _start_due(self) -> Worker | None:
         now = time.monotonic()
         for index in [index for index, when in self._due.items() if when <= now]:
             del self._due[index]
-            worker = self._fork(index)
+            try:
+                worker = self._fork(index)
+            except OSError as error:  # no process or no memory to be had; the other workers go on
+                if not self._running:
+                    raise CannotFork(error) from error
+                log.warning(
+                    "worker not started",
+                    worker=index,
+                    reason=error.strerror,
+                    next_start_seconds=self._due_again(index),
+                )
+                continue
             if worker is not None:
                 return worker
         return None
 
-    def _fork(self, index: int, *, started: int | None = None) -> Worker | None:
-        """Start one worker; returns its place in the worker, and None here."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+    def _due_again(self, index: int) -> float:
+        """Have a worker started again, and return in how many seconds."""
+        pause = self._backoffs[index].next_delay()
+        if index == 0:
+            pause = min(pause, _HEALTH_PAUSE)
+        self._due[index] = time.monotonic() + pause
+        return round(pause, 2)
+
+    def _fork(self, index: int) -> Worker | None:
+        """
+        Start one worker; returns its place in the worker, and None here.
+
+        Raises:
+            OSError: There is no process to be had.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            # What waits there would be written twice. A reader that has gone must not end the workers.
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         pid = os.fork()
         if pid:
             self._running[pid] = _Child(index, time.monotonic())
             return None
         os.close(self._lifeline_end)
-        wires = []
+        os.close(self._first_up)
+        return Worker(
+            index,
+            len(self._backoffs),
+            self._boot_id,
+            self._lifeline,
+            tuple(self._own_wires(index)),
+            SharedCounts(self._table, index, self._hash_key),
+            self._started,
+        )
+
+    def _own_wires(self, index: int) -> Iterator[socket.socket]:
+        """Pick a worker's ends of the wires, and close the others."""
         for other, (near, far) in enumerate(self._wires, start=1):
             kept, closed = (near, far) if index == 0 else (far, near)
             closed.close()
             if index in (0, other):
                 kept.setblocking(False)
-                wires.append(kept)
+                yield kept
             else:
                 kept.close()
-        return Worker(index, len(self._backoffs), self._boot_id, self._lifeline, tuple(wires), started)
+
+    # Waiting
 
     def _wait(self) -> None:
-        """Wait until a signal comes or a worker is due, and do what the signal asks."""
-        next_due = min(self._due.values(), default=time.monotonic() + _NOTHING_DUE)
-        received = signal.sigtimedwait(_WATCHED, max(0.0, next_due - time.monotonic()))
+        """Wait until a signal comes or something is due, and do what the signal asks."""
+        now = time.monotonic()
+        moments = [*self._due.values(), now + (_NOTHING_DUE if self._is_first_up else _LOOK_INTERVAL)]
+        if self._kill_at is not None:
+            moments.append(self._kill_at)
+        received = signal.sigtimedwait(_WATCHED, max(0.0, min(moments) - now))
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = None
+            self._signal_all(signal.SIGKILL)
         if received is None or received.si_signo == signal.SIGCHLD:
             return
         if not self._is_leaving:
             self._is_leaving = True
             self._due.clear()
-            for pid in self._running:
-                os.kill(pid, signal.SIGTERM)
-        elif not self._is_cut:
-            self._is_cut = True
+            self._signal_all(signal.SIGTERM)
+        elif self._lifeline_end >= 0:
             os.close(self._lifeline_end)
+            self._lifeline_end = -1
+            self._kill_at = time.monotonic() + _LAST_WORD
+
+    def _signal_all(self, signum: signal.Signals) -> None:
+        for pid in self._running:
+            os.kill(pid, signum)
 
     def _take_note_of_ended(self) -> None:
         while self._running:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            self._note_ended(pid, os.waitstatus_to_exitcode(status))
+            # Or somebody's orphan: as the first process of a container, this one inherits them.
+            if pid in self._running:
+                self._note_ended(pid, self._running.pop(pid), os.waitstatus_to_exitcode(status))
 
-    def _note_ended(self, pid: int, code: int) -> None:
-        child = self._running.pop(pid, None)
-        if child is None:
-            return  # Somebody's orphan: as the first process of a container, this one inherits them.
+    def _note_ended(self, pid: int, child: _Child, code: int) -> None:
         if self._is_leaving:
-            # One that was still on its way up has died of the signal.
-            self._has_failed |= code not in (0, -signal.SIGTERM)
+            if code not in _ASKED_EARLY:
+                self._status = self._status or _as_status(code)
             return
-        now = time.monotonic()
-        backoff = self._backoffs[child.index]
-        backoff.lasted(now - child.since)
-        pause = backoff.next_delay()
-        self._due[child.index] = now + pause
+        if not self._is_first_up:
+            self._look_for_first()
+        if not self._is_first_up:
+            self._is_leaving = True
+            self._status = _as_status(code)
+            return
+        self._backoffs[child.index].lasted(time.monotonic() - child.since)
         log.warning(
             "worker ended",
             worker=child.index,
             pid=pid,
             reason=f"exit status {code}" if code >= 0 else signal.Signals(-code).name,
-            next_start_seconds=round(pause, 2),
+            next_start_seconds=self._due_again(child.index),
         )
+
+
+def _as_status(code: int) -> int:
+    """Return an exit status for how a worker ended, as a shell says it."""
+    return code if code >= 0 else 128 - code

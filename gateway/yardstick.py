@@ -41,8 +41,8 @@ MEASURE_MOST: Final = limit(
 )  # fmt: skip
 MEASURED_AT_ONCE: Final = limit(
     4, "connections",
-    "on which callers measure, all of them together, answered 503 beyond it: they move bytes as fast as the "
-    "tunnel carries them, and it is there for calls",
+    "on which callers measure, all of them together at one worker, answered 503 beyond it: they move bytes "
+    "as fast as the tunnel carries them, and it is there for calls",
 )  # fmt: skip
 _PATIENCE: Final = limit(
     30.0, "seconds",

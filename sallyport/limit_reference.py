@@ -30,9 +30,11 @@ Every number that bounds something, with what it answers. This page is made from
 What stands in a configuration file is its default and can be changed there; the others are fixed. Limits of
 the link protocol that both ends must agree on are in [SPEC.md](../tunnel/SPEC.md) too.
 
-A process holds at most its memory budget and 64 KiB for each stream of what its peers sent, beside its own
-code: for a link full of stalled streams 64 MiB + 10,000 × 64 KiB. What waits to be sent is bounded apart, by
-64 KiB and one read (256 KiB) a stream, and waits only where a reader has stopped; `make leaks` measures both.
+A relay or a gateway holds at most its memory budget and 64 KiB for each stream of what its peers sent, beside
+its own code: for one link full of stalled streams 64 MiB + 10,000 × 64 KiB, and as many streams again for
+each further link, which every worker of a gateway has. What waits to be sent is bounded apart, by 64 KiB and
+one read (256 KiB) a stream, and waits only where a reader has stopped; `make leaks` measures both. What is said
+to be “at once” and is fixed holds for one process: for each worker of a gateway.
 
 | where | limit | value | why |
 | --- | --- | --- | --- |"""

@@ -71,7 +71,7 @@ async def _kill_during_calls(own: Stage, victim: ChildProcess) -> None:
     waiting = [await _begin_waiting(endpoint) for endpoint in endpoints]
     open_streams = [await _begin_stream(endpoint) for endpoint in endpoints]
     await ModernClient(own.fixture.endpoint()).wait_for("started", before["started"] + 4)
-    await anyio.to_thread.run_sync(victim.kill)
+    await anyio.to_thread.run_sync(victim.kill_all)
     with anyio.fail_after(_BOUND):
         for reply in waiting:
             await _expect_error(reply)

@@ -138,6 +138,8 @@ async def test_a_full_budget_ends_who_stopped_and_nobody_else(tmp_path: Path) ->
     ):
         relay = stage.relay.process
         await asyncio.to_thread(relay.wait_for, "stream", outcome="reset:slow_consumer")
+        # Each link ends its own, so some is free when the last of them has looked.
+        await stage.relay.wait_until(lambda seen: seen.charged < 512 * KIB, within=10)
         beside = await go_on(stage.endpoint, callers=5, calls=5, bulk=MIB)
         ended = len(relay.events("stream", outcome="reset:slow_consumer"))
 

@@ -1,7 +1,9 @@
 """The gateway as a process: start-up, health, the end; and the operator's commands, as typed."""
 
+import asyncio
 import json
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import yaml
 from structlog.testing import capture_logs
@@ -19,6 +22,8 @@ from sallyport.certs.issuer import create_identity
 from sallyport.config.loader import load_gateway
 from sallyport.gateway.app import App, start
 from sallyport.gateway.check import examine
+from sallyport.gateway.roll_call import RollAnswer
+from sallyport.gateway.workers import Worker
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.product import free_port
 
@@ -76,6 +81,39 @@ async def test_it_starts_without_relay_and_servers(directory: IdentityDirectory)
     assert {age.name for age in readiness.certificates} == {"root", "issuing", "gateway", "link"}
     assert status["relay"]["link"] == "down"  # type: ignore[index]
     assert json.dumps(status), "what health sends has to be JSON"
+
+
+@pytest.mark.anyio
+async def test_the_gateway_is_ready_when_another_worker_is(directory: IdentityDirectory) -> None:
+    """Worker 0 has no link and answers for all: what the other says decides, and is asked for each time."""
+    config = load_gateway(write_config(directory))
+    reasons: list[str] = []
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    far.setblocking(False)
+    other = RollAnswer(far, lambda: {"status": {}, "reasons": reasons}, loop=loop)
+
+    with near, far, anyio.fail_after(20):
+        async with start(config, Worker(count=2, wires=(near,))) as app:
+            assert app.health_address is not None
+            host, port = app.health_address
+            ready = f"http://{host}:{port}/readyz"
+            await first_failure(app)
+            assert await anyio.to_thread.run_sync(status_of, ready) == 200
+            reasons.append("no link there either")
+            assert await anyio.to_thread.run_sync(status_of, ready) == 503
+            other.close()
+            assert await anyio.to_thread.run_sync(status_of, ready) == 503
+
+
+def status_of(url: str) -> int:
+    """Return the HTTP status of an answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @pytest.mark.anyio

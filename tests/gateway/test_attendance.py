@@ -1,6 +1,8 @@
 """How many connections each caller has."""
 
-from sallyport.gateway.attendance import Attendance
+import os
+
+from sallyport.gateway.attendance import Attendance, SharedCounts, shared_table
 
 
 def test_each_caller_has_his_own_part() -> None:
@@ -30,3 +32,45 @@ def test_nothing_is_kept_of_who_is_gone() -> None:
         attendance.leave(f"cert:{number}")
         assert attendance.of(f"cert:{number}") == 0
     assert len(attendance) == 0
+
+
+def workers(count: int, most: int) -> list[Attendance]:
+    """Make that many workers of one gateway, each with a limit on what all of them have."""
+    table = shared_table(count)
+    return [Attendance(most, SharedCounts(table, row, b"key")) for row in range(count)]
+
+
+def test_workers_count_together() -> None:
+    """The limit is the gateway's, wherever the connections are; a place is free for all of them."""
+    first, second = workers(2, 3)
+    assert first.arrive("cert:alice")
+    assert first.arrive("cert:alice")
+    assert second.arrive("cert:alice")
+    assert not first.arrive("cert:alice")
+    assert not second.arrive("cert:alice")
+    assert second.arrive("cert:bob")
+    first.leave("cert:alice")
+    assert second.arrive("cert:alice")
+    assert (first.of("cert:alice"), second.of("cert:alice")) == (1, 2)
+
+
+def test_a_worker_that_takes_anothers_place_starts_at_nothing() -> None:
+    """The callers of the one that died are gone; what the others have still counts."""
+    table = shared_table(2)
+    dead, other = (Attendance(2, SharedCounts(table, row, b"key")) for row in range(2))
+    assert dead.arrive("cert:alice")
+    assert other.arrive("cert:alice")
+    assert not other.arrive("cert:alice")
+    heir = Attendance(2, SharedCounts(table, 0, b"key"))
+    assert heir.arrive("cert:alice")
+    assert not heir.arrive("cert:alice")
+
+
+def test_the_table_is_shared_by_processes() -> None:
+    """What a child counts, its parent sees."""
+    parent, child = workers(2, 1)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if child.arrive("cert:alice") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not parent.arrive("cert:alice")

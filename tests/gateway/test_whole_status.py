@@ -36,6 +36,7 @@ def test_what_is_counted_is_added_up() -> None:
     assert whole["streams"] == 3
     assert whole["tasks"] == 10
     assert whole["uptime_seconds"] == 20
+    assert "pid" not in whole
     assert whole["callers"] == {"admitted": 2, "refused": 0}
     assert whole["memory"] == {"total": 64, "used": 3, "stalled_streams": 0}
     (server,) = whole["servers"]  # type: ignore[misc]
@@ -45,6 +46,7 @@ def test_what_is_counted_is_added_up() -> None:
 def test_a_link_that_is_up_stands_for_all() -> None:
     """The gateway has a link when one worker has one; which one has none is in its row."""
     whole: dict[str, Any] = whole_status([report(1, "down"), report(2), None])
+    assert whole["memory"]["total"] == 3 * 32
     assert whole["relay"]["since"] == "t2"
     assert whole["certificates_not_taken"] == {"link": "half copied"}
     rows = [(row["worker"], row["link"]) for row in whole["workers"]]

@@ -8,8 +8,8 @@ the upstream, as the peers do.
 
 Nothing is switched off. Logs are at ``info``, as JSON, to files. The gateway has as many workers as it makes
 by itself; the bare one is a single process. One setting is raised that an operator may raise:
-``limits.streams_per_caller``, from 1,000 to twice the 10,000 that a link carries, because one caller is here
-everybody and holds all the idle streams, and each worker allows him its share.
+``limits.streams_per_caller``, from 1,000 to the 10,000 that a link carries, because one caller is here
+everybody and holds all the idle streams.
 """
 
 import sys
@@ -71,7 +71,7 @@ class Ours(_Sallyport):
             settings = {
                 "relay": _relay_section(product, dialled(product.relay_port, link_through)),
                 "keys": "on",
-                "limits": {"streams_per_caller": 2 * MAX_STREAMS},
+                "limits": {"streams_per_caller": MAX_STREAMS},
             }
             config = tunnel.write_gateway_config(settings=settings)
             added = product.run("gateway", "keys", "add", "bench", "--config", config, folder=tunnel.folder)
