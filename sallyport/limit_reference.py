@@ -33,8 +33,8 @@ the link protocol that both ends must agree on are in [SPEC.md](../tunnel/SPEC.m
 A relay or a gateway holds at most its memory budget and 64 KiB for each stream of what its peers sent, beside
 its own code: for one link full of stalled streams 64 MiB + 10,000 × 64 KiB, and as many streams again for
 each further link, which every worker of a gateway has. What waits to be sent is bounded apart, by 64 KiB and
-one read (256 KiB) a stream, and waits only where a reader has stopped; `make leaks` measures both. What is said
-to be “at once” and is fixed holds for one process: for each worker of a gateway.
+one read (256 KiB) a stream, and waits only where a reader has stopped; `make leaks` measures both. What is
+said to be “at once” and is fixed holds for one process: for each worker of a gateway.
 
 | where | limit | value | why |
 | --- | --- | --- | --- |"""
