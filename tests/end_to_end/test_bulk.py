@@ -36,7 +36,10 @@ class Bulk:
 
     def resident_bytes(self) -> dict[str, int]:
         """Return how much memory each process has now."""
-        return {each.name: psutil.Process(each.pid).memory_info().rss for each in self.processes}
+        return {
+            each.name: sum(psutil.Process(pid).memory_info().rss for pid in each.tree())
+            for each in self.processes
+        }
 
 
 @pytest.fixture(

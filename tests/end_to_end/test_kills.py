@@ -15,7 +15,14 @@ import anyio.to_thread
 import pytest
 
 from tests.harness.child_process import ChildProcess
-from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
+from tests.harness.mcp_wire import (
+    ModernClient,
+    error_code,
+    expect_failure,
+    open_stream,
+    result_text,
+    tool_call,
+)
 from tests.harness.product import Product
 from tests.harness.raw_http import Endpoint, Reply
 from tests.harness.stage import Stage, start_fixture
@@ -69,12 +76,12 @@ async def _kill_during_calls(own: Stage, victim: ChildProcess) -> None:
     endpoints = [own.connector.endpoint(), own.tunnel.tls_endpoint()]
     before = await ModernClient(own.fixture.endpoint()).stats()
     waiting = [await _begin_waiting(endpoint) for endpoint in endpoints]
-    open_streams = [await _begin_stream(endpoint) for endpoint in endpoints]
+    open_streams = [await open_stream(endpoint) for endpoint in endpoints]
     await ModernClient(own.fixture.endpoint()).wait_for("started", before["started"] + 4)
     await anyio.to_thread.run_sync(victim.kill_all)
     with anyio.fail_after(_BOUND):
         for reply in waiting:
-            await _expect_error(reply)
+            await expect_failure(reply)
         for reply in open_streams:
             await _expect_cut(reply)
 
@@ -82,24 +89,6 @@ async def _kill_during_calls(own: Stage, victim: ChildProcess) -> None:
 async def _begin_waiting(endpoint: Endpoint) -> Reply:
     call = tool_call("probe_sleep", {"seconds": 300})
     return await ModernClient(endpoint).post("tools/call", call, wait=False)
-
-
-async def _begin_stream(endpoint: Endpoint) -> Reply:
-    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
-    reply = await ModernClient(endpoint).post("tools/call", call)
-    assert reply.status == 200
-    return reply
-
-
-async def _expect_error(reply: Reply) -> None:
-    """The call ends in a gateway's status with a JSON-RPC error; straight to the relay, without an answer."""
-    async with reply:
-        try:
-            await reply.read_head()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        assert reply.status in (502, 503, 504)
-        assert error_code(await reply.json()) == -32000
 
 
 async def _expect_cut(reply: Reply) -> None:

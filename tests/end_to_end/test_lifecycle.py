@@ -14,9 +14,8 @@ from anyio import to_thread
 
 from sallyport.tunnel.alerts import Alert, alert_record
 from tests.harness.child_process import run_sallyport
-from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
+from tests.harness.mcp_wire import ModernClient, error_code, open_stream, result_text
 from tests.harness.product import Product
-from tests.harness.raw_http import Reply
 from tests.harness.stage import Stage, start_fixture
 from tests.hostile.hellos import client_hello
 
@@ -64,18 +63,13 @@ async def test_disabled_enabled_archived(own: Stage) -> None:
 
 async def _expect_cut(own: Stage, verb: str, *options: str) -> None:
     """Run a command under an open stream, and check that the stream is cut and not ended."""
-    reply = await _open_stream(own)
+    reply = await open_stream(own.tunnel.tls_endpoint())
     await _command(own, verb, *options)
     done = time.monotonic()
     async with reply:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reply.body()
     assert time.monotonic() - done < _CUT_WITHIN
-
-
-async def _open_stream(own: Stage) -> Reply:
-    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
-    return await ModernClient(own.tunnel.tls_endpoint()).post("tools/call", call)
 
 
 async def _command(own: Stage, verb: str, *options: str) -> None:

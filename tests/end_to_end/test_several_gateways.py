@@ -16,7 +16,7 @@ import pytest
 from anyio import to_thread
 
 from tests.harness.child_process import ChildProcess, LogLine
-from tests.harness.mcp_wire import LegacySession, ModernClient, result_text, tool_call
+from tests.harness.mcp_wire import LegacySession, ModernClient, open_stream, result_text
 from tests.harness.product import Product, Tunnel
 from tests.harness.raw_http import Endpoint, Reply, ServerSentEvent
 from tests.harness.stage import start_fixture
@@ -96,7 +96,7 @@ async def test_a_killed_gateway_is_gone_within_a_second(pair: Pair) -> None:
     """Its streams end, the other's go on, and a new caller of it is served by the other at once."""
     with anyio.fail_after(40):
         callers = _inverted(await _call_from(pair, _ADDRESSES[:12]))
-        lost, kept = [await _open_stream(pair.endpoint(callers[name])) for name in ("gw1", "gw2")]
+        lost, kept = [await open_stream(pair.endpoint(callers[name])) for name in ("gw1", "gw2")]
         await to_thread.run_sync(pair.gateways["gw1"].kill)
         killed = time.monotonic()
         await _call_until_served(pair.endpoint(callers["gw1"]))
@@ -115,9 +115,9 @@ async def test_a_gateway_at_its_limit_is_skipped(pair: Pair) -> None:
     with anyio.fail_after(40):
         address = _inverted(await _call_from(pair, _ADDRESSES[:12]))["gw1"]
         await to_thread.run_sync(pair.gateways["gw1"].stop)
-        full = {"limits": {"streams_per_link": 1}, **pair.settings("gw1")}
+        full = {"limits": {"streams_per_link": 1}, "workers": 1, **pair.settings("gw1")}
         await to_thread.run_sync(lambda: pair.tunnel.start_gateway("gw1", settings=full))
-        reply = await _open_stream(pair.endpoint(address))
+        reply = await open_stream(pair.endpoint(address))
         await _call_from(pair, [address])
         assert pair.served()[address] == "gw2"
         await reply.close()
@@ -149,13 +149,6 @@ def _inverted(served: Mapping[str, str]) -> dict[str, str]:
     found = {gateway: address for address, gateway in served.items()}
     assert set(found) == {"gw1", "gw2"}
     return found
-
-
-async def _open_stream(endpoint: Endpoint) -> Reply:
-    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
-    reply = await ModernClient(endpoint).post("tools/call", call)
-    assert reply.status == 200
-    return reply
 
 
 async def _first(reply: Reply, count: int, *, after: float) -> AsyncIterator[ServerSentEvent]:

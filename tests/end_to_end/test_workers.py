@@ -22,15 +22,12 @@ import pytest
 
 from sallyport.tunnel.net.health_client import ask_status
 from tests.harness.child_process import ChildProcess
-from tests.harness.mcp_wire import ModernClient, error_code, result_text, tool_call
+from tests.harness.mcp_wire import ModernClient, expect_failure, open_stream, result_text, tool_call
 from tests.harness.product import LOOPBACK, Product, free_port
 from tests.harness.raw_http import Endpoint, Reply
 from tests.harness.stage import Fixture, Stage, start_fixture
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="several workers need Linux"),
-]
+pytestmark = [pytest.mark.anyio, pytest.mark.platform("linux")]
 
 _WORKERS = 3
 _BOUND = 10.0  # seconds for what takes a fraction of one
@@ -67,7 +64,7 @@ async def test_streams_are_spread_and_the_status_is_one(own: Stage, health: int)
     """Nine streams are three at each worker; calls and streams are added up, and each link has its row."""
     async with AsyncExitStack() as open_streams:
         for _ in range(3 * _WORKERS):
-            await open_streams.enter_async_context(await _begin_stream(own.tunnel.tls_endpoint()))
+            await open_streams.enter_async_context(await open_stream(own.tunnel.tls_endpoint()))
         status = await _status(health)
 
         assert Counter(row["streams"] for row in status["workers"]) == {3: _WORKERS}
@@ -85,7 +82,7 @@ async def test_streams_are_spread_and_the_status_is_one(own: Stage, health: int)
 
 async def test_a_worker_that_dies_takes_its_own_callers_only_and_comes_back(own: Stage, health: int) -> None:
     """Its streams are cut, the others go on, new calls work at once, and soon there are three again."""
-    streams = [await _begin_stream(own.tunnel.tls_endpoint()) for _ in range(_WORKERS)]
+    streams = [await open_stream(own.tunnel.tls_endpoint()) for _ in range(_WORKERS)]
     victim = (await _status(health))["workers"][0]["pid"]  # the one that listens for health
 
     os.kill(victim, signal.SIGKILL)
@@ -124,7 +121,7 @@ async def test_no_worker_outlives_the_first_process(own: Stage) -> None:
     """It cannot clean up when it is killed: the kernel closes their lifeline, and a call ends soon."""
     workers = [psutil.Process(pid) for pid in own.gateway.tree()[1:]]
     assert len(workers) == _WORKERS
-    stream = await _begin_stream(own.tunnel.tls_endpoint())
+    stream = await open_stream(own.tunnel.tls_endpoint())
 
     own.gateway.kill()
 
@@ -159,7 +156,7 @@ async def test_the_second_signal_ends_them_at_once(own: Stage) -> None:
     assert await anyio.to_thread.run_sync(own.gateway.wait) == 0
     assert own.gateway.events("stopping at once")
     with anyio.fail_after(_BOUND):
-        await _expect_error(reply)
+        await expect_failure(reply)
 
 
 async def test_one_that_hangs_is_killed_in_the_end(own: Stage) -> None:
@@ -193,7 +190,7 @@ async def test_a_caller_has_one_limit_for_all_of_them(own: Stage) -> None:
     gateway.wait_for("link up", count=_WORKERS)
     async with AsyncExitStack() as open_streams:
         for _ in range(4):
-            await open_streams.enter_async_context(await _begin_stream(own.tunnel.tls_endpoint()))
+            await open_streams.enter_async_context(await open_stream(own.tunnel.tls_endpoint()))
         call = tool_call("probe_echo", {"text": "one too many"})
         for _ in range(_WORKERS):
             async with await ModernClient(own.tunnel.tls_endpoint()).post("tools/call", call) as reply:
@@ -258,13 +255,6 @@ def _readiness_code(health: int) -> int:
         return int(answer.status)
 
 
-async def _begin_stream(endpoint: Endpoint) -> Reply:
-    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
-    reply = await ModernClient(endpoint).post("tools/call", call)
-    assert reply.status == 200
-    return reply
-
-
 async def _begin_waiting(endpoint: Endpoint, fixture: Fixture, *, seconds: float) -> Reply:
     before = await ModernClient(fixture.endpoint()).stats()
     call = tool_call("probe_sleep", {"seconds": seconds})
@@ -286,12 +276,3 @@ async def _is_cut(reply: Reply) -> bool:
 
 async def _call(endpoint: Endpoint) -> None:
     assert result_text(await ModernClient(endpoint).call("probe_echo", text="again")) == "again"
-
-
-async def _expect_error(reply: Reply) -> None:
-    async with reply:
-        try:
-            await reply.read_head()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        assert error_code(await reply.json()) == -32000

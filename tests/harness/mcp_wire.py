@@ -5,6 +5,7 @@ MCP over :mod:`tests.harness.raw_http`, both eras, with nothing hidden.
 single POSTs with mirrored routing headers. The tools are those of ``tests/fixture``.
 """
 
+import asyncio
 import itertools
 import json
 from collections.abc import Mapping
@@ -62,6 +63,30 @@ def error_code(message: Mapping[str, object]) -> int:
         case {"error": {"code": int(code)}}:
             return code
     raise AssertionError(f"not an error: {str(message)[:500]}")
+
+
+async def expect_failure(reply: Reply) -> None:
+    """
+    See a call fail: with a gateway's status and a JSON-RPC error, or without an answer.
+
+    Raises:
+        AssertionError: it was answered.
+    """
+    async with reply:
+        try:
+            await reply.read_head()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        assert reply.status in (502, 503, 504)
+        assert error_code(await reply.json()) == -32000
+
+
+async def open_stream(endpoint: Endpoint) -> Reply:
+    """Open an event stream of the modern era that goes on for longer than a test: twenty events a second."""
+    call = tool_call("probe_stream", {"count": 10_000, "interval_ms": 50}, progressToken=1)
+    reply = await ModernClient(endpoint).post("tools/call", call)
+    assert reply.status == 200
+    return reply
 
 
 @dataclass

@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +21,7 @@ from typing import Self
 
 LOOPBACK = "127.0.0.1"
 _PATIENCE = 50  # seconds
+_LOOK_INTERVAL = 0.05  # seconds
 _RECEIVE = 1 << 16
 
 
@@ -171,8 +173,12 @@ class RoughUpstream:
             try:
                 data = data[request.connection.send(data[: 1 << 18]) :]
             except BlockingIOError:
-                self.stalled.set()
-                select.select([], [request.connection], [], _PATIENCE)
+                deadline = time.monotonic() + _PATIENCE
+                while not select.select([], [request.connection], [], _LOOK_INTERVAL)[1]:
+                    # Again and again: who cleared it meanwhile waits for it.
+                    self.stalled.set()
+                    if time.monotonic() > deadline:
+                        break
 
     def _sink(self, request: Request) -> None:
         self.may_read.wait(_PATIENCE)
