@@ -101,7 +101,13 @@ def test_an_upload_with_a_slow_reader_arrives_byte_for_byte(bulk: Bulk) -> None:
 
 
 def _connect(bulk: Bulk) -> socket.socket:
-    return socket.create_connection((LOOPBACK, bulk.connector.port), timeout=_PATIENCE)
+    connection = socket.socket()
+    # The kernel's buffers of four connections together may take half of all the bytes, and then the sender is
+    # done before it is held back for the last time. This one can be kept small, before it connects.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+    connection.settimeout(_PATIENCE)
+    connection.connect((LOOPBACK, bulk.connector.port))
+    return connection
 
 
 def _send_until_held_back(connection: socket.socket, data: memoryview) -> int:

@@ -69,8 +69,10 @@ class RoughUpstream:
     def __init__(self, name: str = "rough") -> None:
         self.name = name
         self._listener = socket.create_server((LOOPBACK, 0))
-        # Connections inherit it: what this server does not read must not fit into its kernel's buffers.
+        # Connections inherit it: what this server does not read, or nobody takes from it, must not fit into
+        # its kernel's buffers.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[str] = []
         self.arrived = threading.Condition()
