@@ -49,7 +49,7 @@ log = structlog.get_logger("sallyport.gateway")
 
 _AUTOMATIC: Final = limit(
     4, "number",
-    "workers that a gateway makes by itself where there are more CPUs: each holds some 15 MiB of its own",
+    "workers that a gateway makes by itself where there are more CPUs: each holds some 20 MiB of its own",
 )  # fmt: skip
 
 _HEALTH_PAUSE: Final = limit(
