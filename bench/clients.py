@@ -28,8 +28,9 @@ from pathlib import Path
 from bench.node_tools import ClientTools, ToolMissing, client_tools
 from bench.python_tools import environment, version
 from bench.report import finish, say
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport
-from tests.harness.product import LOOPBACK, Connector, Product, Tunnel, free_port
+from tests.harness.product import LOOPBACK, Connector, Product, Tunnel
 from tests.harness.stage import start_fixture
 
 _LIMIT = 120  # seconds for one client

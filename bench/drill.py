@@ -28,10 +28,11 @@ from rich.table import Table
 from bench.attacks import Attack, crossing, impersonations, public_server_file, replaying
 from bench.loot import plunder
 from bench.report import finish, say
+from sallyport.processes import free_port
 from tests.harness.child_process import CHECKOUT, ChildProcess
 from tests.harness.mcp_wire import ModernClient
 from tests.harness.outside_clients import OutsideClient, Target, call_python, clients_of
-from tests.harness.product import LOOPBACK, Product, Tunnel, free_port, is_root
+from tests.harness.product import LOOPBACK, Product, Tunnel, is_root
 from tests.harness.raw_link import knock_as_link
 from tests.harness.rough_upstream import RoughUpstream
 from tests.harness.stage import Fixture, start_fixture

@@ -12,7 +12,6 @@ relay's line, and a second one takes its port for as long as the demo stays up.
 import importlib
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from sallyport.config.fields import FieldRefused, server_url
 from sallyport.connector.snippets import LocalServer
 from sallyport.demo_screen import Answered, Screen
 from sallyport.errors import DemoFailed
-from sallyport.processes import Part, Parts
+from sallyport.processes import Part, Parts, free_port
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -65,7 +64,7 @@ def demo(
         except FieldRefused as error:
             raise typer.BadParameter(f"{error.message}; {error.hint}", param_hint="--server") from error
     with TemporaryDirectory(prefix="sallyport-demo-") as folder:
-        plan = _Plan(Path(folder), server, port or _free_port(), once, started)
+        plan = _Plan(Path(folder), server, port or free_port(), once, started)
         if not anyio.run(_show, plan):
             raise typer.Exit(_INTERRUPTED)
 
@@ -126,7 +125,7 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
 
 
 async def _raise_tunnel(plan: _Plan, parts: Parts, screen: Screen) -> _Tunnel:
-    relay_port = _free_port()
+    relay_port = free_port()
     upstreams: list[str] = []
 
     async def find_upstream() -> None:
@@ -276,8 +275,3 @@ def _import_client() -> None:
     """Import what the client needs, some of it only at its first call, while the others come up."""
     for module in ("mcp", "jsonschema"):
         importlib.import_module(module)
-
-
-def _free_port() -> int:
-    with socket.create_server((_HOST, 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -7,10 +7,13 @@ parts in the reverse order of their start: nothing is left behind, whatever happ
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +30,7 @@ _REMEMBERED = 200  # log lines of a part; the demo makes a dozen
 _TOLD = 5  # of them, when the part failed
 _LONGEST_LINE = 64 * 1024  # bytes
 _PATIENCE = 30.0  # seconds that a part may take to come up, on a slow machine
+_PORTS = range(20_000, 30_000)  # registered ones, little used; below what Linux, macOS and BSD give out
 _GRACE = 5.0  # seconds between asking a part to end and ending it
 
 
@@ -200,3 +204,21 @@ def _parse(line: str) -> dict[str, object]:
     except ValueError:
         return {}  # a traceback, or a library's own words: kept for the failure, no event
     return parsed if isinstance(parsed, dict) else {}
+
+
+def free_port() -> int:
+    """
+    Return a port of this machine's loopback interface on which nobody listens.
+
+    It is not one of those that systems give out by themselves: between now and the moment when a part listens
+    there, somebody's outgoing connection would be given it.
+
+    Raises:
+        OSError: None of the hundred that were tried is free.
+    """
+    *most, last = random.sample(_PORTS, 100)
+    for port in most:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    with socket.create_server(("127.0.0.1", last)):
+        return last

@@ -25,8 +25,8 @@ from pathlib import Path
 from bench.node_tools import supergateway_command
 from bench.python_tools import environment
 from bench.sdk.paths import CallPath, plain_path, server_command
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess
-from tests.harness.product import free_port
 
 _START_LIMIT = 60.0  # seconds; Node or Python, and a child of its own, on a busy machine
 

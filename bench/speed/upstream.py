@@ -27,7 +27,8 @@ from typing import Final
 from bench.speed.certificates import Authority, Leaf
 from bench.speed.install import require
 from bench.speed.program import Program
-from tests.harness.product import DOMAIN, free_port
+from sallyport.processes import free_port
+from tests.harness.product import DOMAIN
 
 MIB: Final = 1024 * 1024
 BIG: Final = 64 * MIB  # bytes of GET /mcp/big

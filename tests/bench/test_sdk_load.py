@@ -13,8 +13,8 @@ from bench.sdk.load import ERAS, measure, read_samples, write_plan
 from bench.sdk.paths import DIRECT, LOOPBACK, CallPath, plain_path, running_server
 from bench.sdk.proxies import Proxy, running_proxy
 from bench.sdk.rounds import METRICS, Scale, in_turn
+from sallyport.processes import free_port
 from tests.harness.child_process import CHECKOUT, ChildProcess, NotReached
-from tests.harness.product import free_port
 
 pytestmark = pytest.mark.anyio
 

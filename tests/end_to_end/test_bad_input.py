@@ -20,9 +20,10 @@ import anyio
 import pytest
 
 from sallyport.certs.issuer import create_identity, issue_caller
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport
 from tests.harness.golden import Golden, normalised
-from tests.harness.product import DOMAIN, LOOPBACK, Connector, Product, Tunnel, free_port
+from tests.harness.product import DOMAIN, LOOPBACK, Connector, Product, Tunnel
 from tests.harness.raw_http import Endpoint
 from tests.harness.raw_link import knock_as_link
 from tests.harness.rough_upstream import RoughUpstream

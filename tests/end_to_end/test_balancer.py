@@ -16,10 +16,11 @@ import pytest
 import yaml
 from anyio import to_thread
 
+from sallyport.processes import free_port
 from sallyport.tunnel.alerts import Alert, alert_record
 from tests.harness.child_process import ChildProcess
 from tests.harness.mcp_wire import ModernClient, result_text
-from tests.harness.product import LOOPBACK, Product, Tunnel, free_port
+from tests.harness.product import LOOPBACK, Product, Tunnel
 from tests.harness.stage import Fixture
 from tests.hostile.hellos import client_hello
 from tests.hostile.proxy_headers import local_header, proxy_header

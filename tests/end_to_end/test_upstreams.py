@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from tests.harness.product import Connector, Product, free_port
+from sallyport.processes import free_port
+from tests.harness.product import Connector, Product
 from tests.harness.raw_http import Reply
 from tests.harness.rough_upstream import RoughUpstream
 

@@ -24,8 +24,8 @@ from sallyport.gateway.app import App, start
 from sallyport.gateway.check import examine
 from sallyport.gateway.roll_call import RollAnswer
 from sallyport.gateway.workers import Worker
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
-from tests.harness.product import free_port
 
 PIN = "sha256/" + "A" * 43 + "="
 

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from sallyport.processes import free_port
 from tests.harness.process_figures import Holdings, Subject
-from tests.harness.product import LOOPBACK, LoopName, Product, Tunnel, free_port
+from tests.harness.product import LOOPBACK, LoopName, Product, Tunnel
 from tests.harness.raw_http import Endpoint
 from tests.harness.reservoir import Reservoir
 

@@ -16,8 +16,8 @@ from cryptography import x509
 from sallyport.certs.relay_trust import spki_pin
 from sallyport.cli import main
 from sallyport.config.loader import load_relay
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
-from tests.harness.product import free_port
 from tests.relay.relay_world import DOMAIN, TestTunnel, make_tunnel
 
 

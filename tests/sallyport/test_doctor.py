@@ -11,8 +11,9 @@ from sallyport.config.loader import load_gateway
 from sallyport.doctor_caller import examine_as_caller
 from sallyport.doctor_gateway import examine_as_gateway
 from sallyport.hops import Hop, Verdict, in_order
+from sallyport.processes import free_port
 from tests.harness.child_process import run_sallyport
-from tests.harness.product import LOOPBACK, Product, Tunnel, free_port
+from tests.harness.product import LOOPBACK, Product, Tunnel
 
 _NOWHERE = "http://127.0.0.1:9/mcp"  # nothing here calls the server itself
 

@@ -24,8 +24,9 @@ from types import TracebackType
 from typing import Self
 
 from sallyport.certs.files import IdentityDirectory
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, sallyport_command
-from tests.harness.product import LOOPBACK, free_port
+from tests.harness.product import LOOPBACK
 
 _BLOCK = re.compile(
     r"^<!-- tested(?:: (?P<host>\w+) (?P<file>\S+))? -->\n```\w+\n(?P<text>.*?)^```$",

@@ -16,7 +16,7 @@ from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LINK_NAME, LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
-from tests.harness.product import free_port
+from sallyport.processes import free_port
 
 _SERVER = """\
 bindAddr = "127.0.0.1"

@@ -18,7 +18,8 @@ from bench.speed.program import Program
 from bench.speed.system import Running
 from bench.speed.systems.passing import LinkThrough, dialled, entrance, ready
 from bench.speed.upstream import Upstream
-from tests.harness.product import LOOPBACK, free_port
+from sallyport.processes import free_port
+from tests.harness.product import LOOPBACK
 
 # StrictModes judges the folders above the key file, and the benchmark's lie in /tmp.
 _SERVER = """\
