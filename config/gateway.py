@@ -155,7 +155,7 @@ class GatewayLimits(Section):
     streams_per_caller: CountField = 1_000
     """
     Connections of one caller at once, answered 503 beyond it: a tenth of a link, so that an agent in a loop
-    or a stolen bundle cannot take them all. Its workers count together.
+    or a stolen bundle cannot take them all. All workers count together.
     """
     memory: SizeField = 64 * MIB
     """

@@ -188,8 +188,10 @@ class _JsonLine:
 
     def line(self, when: int, level: str, area: str, event: str, fields: "Mapping[str, object]") -> str:
         """Render a line; an ``area`` among the fields stands in the place of the logger's."""
-        head = {"time": self._time(when), "level": level, "area": area, "event": event}
-        return _dumps({**head, **_everywhere, **fields})
+        time_text = self._time(when)
+        return _dumps(
+            {"time": time_text, "level": level, "area": area, "event": event, **_everywhere, **fields}
+        )
 
     def _time(self, when: int) -> str:
         """Return a time by RFC 3339, in UTC; the text of a second is made once, for it is the dear part."""

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -64,15 +65,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def run(
-    config: GatewayConfig, worker: Worker | None = None, *, clock: Callable[[], datetime] = _utc_now
-) -> None:
+async def run(config: GatewayConfig, worker: Worker, *, clock: Callable[[], datetime] = _utc_now) -> None:
     """
     Run a gateway, or one of its workers, until SIGTERM or SIGINT.
 
     Args:
         config: What the operator wrote.
-        worker: Which of the gateway's workers this is; None when it is the whole gateway.
+        worker: Which of the gateway's workers this is.
         clock: The time, with a zone, by which certificates are judged.
 
     Raises:
@@ -81,11 +80,8 @@ async def run(
             used.
         TunnelError: The health listener's address cannot be used, or SALLYPORT_CARRIER names no carrier.
     """
-    worker = worker or Worker()
     with joined_lines(asyncio.get_running_loop().call_later):
-        await serve_until_signal(
-            start(config, worker, clock=clock), log=log, lifeline=worker.lifeline
-        )
+        await serve_until_signal(start(config, worker, clock=clock), log=log, lifeline=worker.lifeline)
 
 
 @asynccontextmanager
@@ -95,11 +91,11 @@ async def start(
     """
     Start a gateway; when the block is left, it is ended at once.
 
-    Args and errors are those of :func:`run`.
+    Args and errors are those of :func:`run`; without a worker it is the whole gateway.
     """
+    worker = worker or Worker()
     identity = load_identity(config, now=clock())
     async with anyio.create_task_group() as tasks:
-        worker = worker or Worker()
         app = App(config, identity, worker, tasks=tasks, clock=clock)
         try:
             await app.start()
@@ -164,7 +160,7 @@ class App:
             loop=loop,
         )
         self._budget = MemoryBudget(worker.share_of(config.limits.memory))
-        settings = uplink_settings(config, identity, worker=worker)
+        settings = replace(uplink_settings(config, identity), boot_id=worker.boot_id, index=worker.index)
         self.uplink = Uplink(settings, self._door, budget=self._budget)
         self._roll_call: RollCall | RollAnswer = (
             RollCall(worker.wires, loop=loop)

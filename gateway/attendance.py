@@ -14,7 +14,7 @@ only the gateway knows.
 """
 
 import mmap
-import struct
+from array import array
 from collections import Counter
 from hashlib import blake2b
 from typing import Final
@@ -27,10 +27,12 @@ COLUMNS: Final = limit(
     "all near their limit, two share a count with a probability of 7 %",
 )  # fmt: skip
 
+_EMPTY_ROW: Final = array("I", [0]) * COLUMNS
+
 
 def shared_table(workers: int) -> "memoryview[int]":
     """Make the table, empty, in memory that processes share which are forked from this one."""
-    return memoryview(mmap.mmap(-1, workers * COLUMNS * struct.calcsize("I"))).cast("I")
+    return memoryview(mmap.mmap(-1, workers * _EMPTY_ROW.itemsize * COLUMNS)).cast("I")
 
 
 class SharedCounts:
@@ -48,22 +50,19 @@ class SharedCounts:
         self._own = row * COLUMNS
         self._key = key
         # A worker that was here before has taken its callers with it.
-        for column in range(COLUMNS):
-            if table[self._own + column]:
-                table[self._own + column] = 0
+        table[self._own : self._own + COLUMNS] = _EMPTY_ROW
 
-    def column(self, principal: str) -> int:
-        """Return where a caller is counted."""
+    def of(self, principal: str) -> int:
+        """Return how many connections a caller has open at all workers."""
+        return sum(self._table[self._column(principal) :: COLUMNS])
+
+    def add(self, principal: str, change: int) -> None:
+        """Change what this worker counts for a caller."""
+        self._table[self._own + self._column(principal)] += change
+
+    def _column(self, principal: str) -> int:
         digest = blake2b(principal.encode(), digest_size=2, key=self._key).digest()
         return int.from_bytes(digest, "big")
-
-    def total(self, column: int) -> int:
-        """Return what all workers count there."""
-        return sum(self._table[column::COLUMNS])
-
-    def add(self, column: int, change: int) -> None:
-        """Change this worker's own count."""
-        self._table[self._own + column] += change
 
 
 class Attendance:
@@ -82,25 +81,20 @@ class Attendance:
 
     def arrive(self, principal: str) -> bool:
         """Count a connection, unless that caller has too many: then False, and ``leave`` is not due."""
-        shared = self._shared
-        if shared is None:
-            if self.of(principal) >= self.most:
-                return False
-        else:
-            column = shared.column(principal)
-            if shared.total(column) >= self.most:
-                return False
-            shared.add(column, 1)
+        if (self._shared or self).of(principal) >= self.most:
+            return False
         self._open[principal] += 1
+        if self._shared is not None:
+            self._shared.add(principal, 1)
         return True
 
     def leave(self, principal: str) -> None:
         """Take note that a counted connection has ended; nothing is kept of a caller who has none."""
-        if self._shared is not None:
-            self._shared.add(self._shared.column(principal), -1)
         self._open[principal] -= 1
         if not self._open[principal]:
             del self._open[principal]
+        if self._shared is not None:
+            self._shared.add(principal, -1)
 
     def of(self, principal: str) -> int:
         """Return how many connections a caller has open at this worker."""

@@ -58,7 +58,7 @@ class WorkersUnavailable(GatewayError):
 
     hint = "remove `workers:`, or run several gateways on this tunnel"
 
-    def __init__(self, wanted: object) -> None:
+    def __init__(self, wanted: int) -> None:
         super().__init__(wanted)
         self.wanted = wanted
 

@@ -21,7 +21,6 @@ from sallyport.certs.verify import verify_leaf_file, verify_root
 from sallyport.config.gateway import GatewayConfig, RelaySection
 from sallyport.gateway.errors import TunnelMismatch
 from sallyport.gateway.uplink import UplinkSettings
-from sallyport.gateway.workers import Worker
 from sallyport.tunnel.net.health import CertificateAge
 
 
@@ -107,18 +106,8 @@ def load_identity(config: GatewayConfig, *, now: datetime) -> GatewayIdentity:
     return identity
 
 
-def uplink_settings(
-    config: GatewayConfig, identity: GatewayIdentity, *, worker: Worker | None = None
-) -> UplinkSettings:
-    """
-    Say where a link of this gateway goes, as whom, and what the relay must prove.
-
-    Args:
-        config: The gateway's config.
-        identity: Its identity, judged.
-        worker: Whose link it is; None for a gateway that is one process.
-    """
-    worker = worker or Worker()
+def uplink_settings(config: GatewayConfig, identity: GatewayIdentity) -> UplinkSettings:
+    """Say where the link of this gateway goes, as whom, and what the relay must prove."""
     return UplinkSettings(
         host=config.relay.address.host,
         port=config.relay.address.port,
@@ -128,8 +117,6 @@ def uplink_settings(
         leaf=identity.link,
         root=identity.root,
         software=f"sallyport {__version__}",
-        boot_id=worker.boot_id,
-        index=worker.index,
         max_streams=config.limits.streams_per_link,
     )
 

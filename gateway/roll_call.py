@@ -11,6 +11,7 @@ was there before, is not taken for the answer to another question. A message is 
 """
 
 import asyncio
+import errno
 import json
 import secrets
 import socket
@@ -58,13 +59,15 @@ class RollCall:
 
     async def ask(self) -> list[Report | None]:
         """Return what each of the others says, in the order of their indices; None for one that is silent."""
+        if not self._wires:
+            return []
         async with self._one_at_a_time:
             self._question = secrets.token_hex(8)
             self._reports = [None] * len(self._wires)
             self._is_complete = anyio.Event()
             for wire in self._wires:
                 _say(wire, self._question.encode())
-            with anyio.move_on_after(_ANSWER_TIMEOUT if self._wires else 0.0):
+            with anyio.move_on_after(_ANSWER_TIMEOUT):
                 await self._is_complete.wait()
             return self._reports
 
@@ -118,16 +121,12 @@ class RollAnswer:
 
 
 def _say(wire: socket.socket, message: bytes) -> None:
-    reason: str | None = "too long"
-    if len(message) <= _REPORT_MAX:
-        try:
-            wire.send(message)
-        except OSError as error:  # The other end has not listened for long, or has gone.
-            reason = error.strerror
-        else:
-            return
-    # This end is then shown as silent.
-    log.warning("a worker cannot tell another how it is", bytes=len(message), reason=reason)
+    try:
+        if len(message) > _REPORT_MAX:
+            raise OSError(errno.EMSGSIZE, "too long")
+        wire.send(message)
+    except OSError as error:  # Or the other end has not listened for long, or has gone: this one is silent.
+        log.warning("a worker cannot tell another how it is", bytes=len(message), reason=error.strerror)
 
 
 def _hear(wire: socket.socket) -> bytes | None:

@@ -11,6 +11,7 @@ is left. Deliberately absent: any decision by the text of an error, and any list
 
 import asyncio
 import random
+import secrets
 import socket
 import ssl
 import time
@@ -75,9 +76,9 @@ class UplinkSettings:
         leaf: The link's certificate and key; read again for every dial, so a rotated one is picked up.
         root: The tunnel's root, against which the leaf is checked before dialling.
         software: What the relay's log calls this program.
-        boot_id: By which the relay tells a restart from a reconnect.
-        index: Which link of this gateway's process, or of its workers, this is.
         max_streams: How many streams one link may carry at once.
+        boot_id: By which the relay tells a restart from a reconnect; the same for all workers of a gateway.
+        index: Which worker's link this is.
     """
 
     host: str
@@ -88,9 +89,9 @@ class UplinkSettings:
     leaf: LeafFiles
     root: x509.Certificate
     software: str
-    boot_id: str
-    index: int = 0
     max_streams: int = MAX_STREAMS
+    boot_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    index: int = 0
 
     @property
     def address(self) -> str:

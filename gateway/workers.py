@@ -31,7 +31,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ def worker_count(wanted: int | Literal["auto"]) -> int:
         WorkersUnavailable: More than one is wanted on a system other than Linux.
     """
     if sys.platform != "linux":
-        if wanted not in ("auto", 1):
+        if wanted != "auto" and wanted > 1:
             raise WorkersUnavailable(wanted)
         return 1
     return min(usable_cpus(Path("/")), _AUTOMATIC) if wanted == "auto" else wanted
@@ -147,10 +147,9 @@ class _FirstProcess:
 
     Args:
         count: How many.
-        draw: Draws evenly from [0, 1), for the pauses before a worker is started again.
     """
 
-    def __init__(self, count: int, *, draw: Callable[[], float] = random.random) -> None:
+    def __init__(self, count: int) -> None:
         self._boot_id = secrets.token_hex(8)
         self._lifeline, self._lifeline_end = os.pipe()
         # Kept here as long as the gateway runs, so that a worker that is started again has the same ones.
@@ -159,7 +158,7 @@ class _FirstProcess:
         self._hash_key = secrets.token_bytes(16)
         self._first_up, self._started = os.pipe()
         os.set_blocking(self._first_up, False)
-        self._backoffs = [Backoff(draw) for _ in range(count)]
+        self._backoffs = [Backoff(random.random) for _ in range(count)]
         self._running: dict[int, _Child] = {}  # by process id
         self._due = {0: 0.0}  # when to start which worker, by time.monotonic
         self._is_first_up = False
@@ -178,16 +177,16 @@ class _FirstProcess:
         # Whoever started us may ignore it, and then the kernel would not keep for us how a worker ended.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-        while self._running or self._due:
+        while True:
             self._take_note_of_ended()
             self._look_for_first()
             worker = self._start_due()
             if worker is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 return worker
-            if self._running or self._due:
-                self._wait()
-        raise SystemExit(self._status)
+            if not (self._running or self._due):
+                raise SystemExit(self._status)
+            self._wait()
 
     # Starting
 
@@ -307,8 +306,7 @@ class _FirstProcess:
             if code not in _ASKED_EARLY:
                 self._status = self._status or _as_status(code)
             return
-        if not self._is_first_up:
-            self._look_for_first()
+        self._look_for_first()  # It may have come up and ended since the last look.
         if not self._is_first_up:
             self._is_leaving = True
             self._status = _as_status(code)

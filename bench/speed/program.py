@@ -32,12 +32,3 @@ class Program(ChildProcess):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         return hard
-
-    def wait_for_child(self) -> int:
-        """
-        Wait until it has started a process below it, and return that one's id.
-
-        Raises:
-            NotReached: It ended first, or took too long.
-        """
-        return self._wait_until(lambda: next(iter(self.tree()[1:]), None), "without a worker")

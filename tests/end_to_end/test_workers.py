@@ -11,7 +11,6 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from sallyport.processes import free_port
 from sallyport.tunnel.net.health_client import ask_status
-from tests.harness.child_process import ChildProcess
 from tests.harness.mcp_wire import ModernClient, expect_failure, open_stream, result_text, tool_call
-from tests.harness.product import LOOPBACK, Product, free_port
+from tests.harness.product import LOOPBACK, Product
 from tests.harness.raw_http import Endpoint, Reply
 from tests.harness.stage import Fixture, Stage, start_fixture
 
@@ -56,7 +55,6 @@ def own(tmp_path: Path, fixture: Fixture, health: int) -> Iterator[Stage]:
         tunnel = product.make_tunnel("acme", {"tickets": fixture.url})
         settings = {"workers": _WORKERS, "health": f"{LOOPBACK}:{health}"}
         gateway = tunnel.start_gateway(settings=settings)
-        gateway.wait_for("link up", count=_WORKERS)
         yield Stage(fixture, product, tunnel, gateway, tunnel.start_connector())
 
 
@@ -174,7 +172,7 @@ async def test_a_signal_while_it_starts_ends_it(own: Stage) -> None:
     config = own.tunnel.write_gateway_config("gw2", {"workers": _WORKERS})
     for _ in range(5):
         starting = own.product.start("early", "gateway", "run", "--config", config, folder=own.tunnel.folder)
-        await anyio.to_thread.run_sync(_until, partial(_has_children, starting))
+        await anyio.to_thread.run_sync(starting.wait_for_child)
         tree = starting.tree()
         os.kill(starting.pid, signal.SIGTERM)
         assert await anyio.to_thread.run_sync(starting.wait) == 0, starting.log
@@ -186,8 +184,7 @@ async def test_a_caller_has_one_limit_for_all_of_them(own: Stage) -> None:
     """Four connections are allowed, and three workers do not make twelve of them."""
     own.gateway.stop()
     settings = {"workers": _WORKERS, "limits": {"streams_per_caller": 4}}
-    gateway = await anyio.to_thread.run_sync(lambda: own.tunnel.start_gateway("gw2", settings=settings))
-    gateway.wait_for("link up", count=_WORKERS)
+    await anyio.to_thread.run_sync(lambda: own.tunnel.start_gateway("gw2", settings=settings))
     async with AsyncExitStack() as open_streams:
         for _ in range(4):
             await open_streams.enter_async_context(await open_stream(own.tunnel.tls_endpoint()))
@@ -226,10 +223,6 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-
-
-def _has_children(process: ChildProcess) -> bool:
-    return len(process.tree()) > 1
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -101,7 +101,6 @@ def settings_for(identity: TestIdentity, ca: Path, port: int) -> UplinkSettings:
         leaf=identity.directory.link("gw"),
         root=identity.root,
         software="test",
-        boot_id="b1",
     )
 
 

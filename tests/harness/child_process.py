@@ -168,6 +168,15 @@ class ChildProcess:
 
         self._wait_until(find, f"and nobody listens on port {port}", within)
 
+    def wait_for_child(self) -> int:
+        """
+        Wait until it has started a process below it, and return that one's id.
+
+        Raises:
+            NotReached: It ended first, or took too long.
+        """
+        return self._wait_until(lambda: next(iter(self.tree()[1:]), None), "without a worker")
+
     def require_alive(self, deadline: float, lack: str) -> None:
         """
         Raise unless it runs and there is still time.

@@ -12,7 +12,6 @@ in the logs, under a deadline. ``Product.close`` ends what is still running, by 
 
 import json
 import os
-import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Literal, Self
 import yaml
 
 from sallyport.certs.files import IdentityDirectory
+from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
 from tests.harness.raw_http import Endpoint
 
@@ -191,7 +191,7 @@ class Tunnel:
         config = self.write_gateway_config(name, settings)
         process_name = f"gateway-{self.name}-{name}"
         gateway = self.product.start(process_name, "gateway", "run", "--config", config, folder=self.folder)
-        gateway.wait_for("link up")
+        wait_for_links(gateway)
         return gateway
 
     def write_gateway_config(self, name: str = "gw1", settings: Mapping[str, object] | None = None) -> Path:
@@ -278,16 +278,16 @@ class Connector:
         return f"http://{LOOPBACK}:{self.port}/mcp"
 
 
+def wait_for_links(gateway: ChildProcess) -> None:
+    """Wait until every worker of a gateway has its link."""
+    workers = gateway.wait_for("starting")["workers"]
+    assert isinstance(workers, int)
+    gateway.wait_for("link up", count=workers)
+
+
 def _yaml(content: Mapping[str, object]) -> str:
     # By way of JSON, so that nothing is shared and no anchor appears, which the product refuses.
     return yaml.safe_dump(json.loads(json.dumps(content)))
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that the system says is free."""
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def is_root() -> bool:

@@ -24,7 +24,7 @@ from bench.speed.systems.passing import LinkThrough, dialled, ready
 from bench.speed.upstream import Upstream
 from sallyport.tunnel.limits import MAX_STREAMS
 from tests.harness.child_process import CHECKOUT, sallyport_command
-from tests.harness.product import LOOPBACK, Product, Tunnel
+from tests.harness.product import LOOPBACK, Product, Tunnel, wait_for_links
 
 _SERVER: Final = "tickets"
 
@@ -78,8 +78,7 @@ class Ours(_Sallyport):
             relay = stack.enter_context(self._relay(product))
             command = sallyport_command("gateway", "run", "--config", config)
             gateway = stack.enter_context(self._program("gateway", command, tunnel.folder))
-            workers = gateway.wait_for("starting")["workers"]
-            gateway.wait_for("link up", count=int(str(workers)))
+            wait_for_links(gateway)
             yield ready(_entrance(product, tunnel, key=added.strip()), [relay, gateway])
 
 
