@@ -10,11 +10,11 @@ first, and then ``links.py``.
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from sallyport.certs.errors import NameRefused
 from sallyport.certs.names import CallerTarget, LinkTarget, parse_host
-from sallyport.relay.registry import Carrying, LiveLink, Registry, Tunnel, TunnelState
+from sallyport.relay.registry import Carrying, Registry, Tunnel, TunnelState
 from sallyport.tunnel.alerts import SPEC_ALERTS, Alert, Situation
 from sallyport.tunnel.sni import ClientHello
 
@@ -31,13 +31,12 @@ class ToLink:
 
 
 @dataclass(frozen=True, slots=True)
-class ToCaller(Generic[L]):
+class ToCaller:
     """
-    A caller of this tunnel, and the links that its stream may take, the best first.
+    A caller of this tunnel, which has a gateway.
     """
 
     tunnel: Tunnel
-    candidates: list[LiveLink[L]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,7 @@ class Refuse:
         return SPEC_ALERTS[self.situation]
 
 
-def decide(
-    hello: ClientHello, registry: Registry[L], *, domain: str, address: str
-) -> ToLink | ToCaller[L] | Refuse:
+def decide(hello: ClientHello, registry: Registry[L], *, domain: str) -> ToLink | ToCaller | Refuse:
     """
     Decide what a connection is for.
 
@@ -67,7 +64,6 @@ def decide(
         hello: what it said.
         registry: who is known and connected.
         domain: the relay's tunnel domain.
-        address: where the connection comes from, without port.
     """
     try:
         target = parse_host(hello.server_name, domain)
@@ -81,14 +77,14 @@ def decide(
             # Archived and disabled too: after its handshake a gateway can be told so in words (identity §4).
             return ToLink(tunnel)
         case CallerTarget():
-            return _decide_for_caller(tunnel, registry.candidates(tunnel.label, address))
+            return _decide_for_caller(tunnel, is_served=registry.is_served(tunnel.label))
 
 
-def _decide_for_caller(tunnel: Tunnel, candidates: list[LiveLink[L]]) -> ToCaller[L] | Refuse:
+def _decide_for_caller(tunnel: Tunnel, *, is_served: bool) -> ToCaller | Refuse:
     if tunnel.state is TunnelState.ARCHIVED:
         return Refuse(Situation.UNKNOWN_TUNNEL, "the tunnel is archived")
     if tunnel.state is TunnelState.DISABLED:
         return Refuse(Situation.NO_GATEWAY, "the tunnel is disabled")
-    if not candidates:
+    if not is_served:
         return Refuse(Situation.NO_GATEWAY, "no gateway is connected")
-    return ToCaller(tunnel, candidates)
+    return ToCaller(tunnel)

@@ -1,24 +1,24 @@
 """
 A caller's connection, from its socket to its stream.
 
-The caller's hello has been judged and the links that may carry it are known, best first. What is left is one
-decision that only trying can make: a link may be at one of its limits, and then the next one is asked. The
-stream opens with the ClientHello, the first that is read of the connection; from then on the connection
-belongs to the splice (``tunnel.net.splice``) and nothing here is on the path of the bytes.
+The caller's hello has been judged. What is left is to choose a link, at the moment when the stream opens and
+not before: of hellos that come together, each sees where the one before it went. Whether a link takes the
+stream only trying can say: it may be at one of its limits, and then the next best is asked. The stream opens
+with the ClientHello, the first that is read of the connection; from then on the connection belongs to the
+splice (``tunnel.net.splice``) and nothing here is on the path of the bytes.
 
 When no link takes the stream, the connection has not answered yet and is turned away with an alert like any
 other.
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol, cast
 
 import structlog
 
 from sallyport.relay.farewell import Farewell
 from sallyport.relay.links import GatewayLink
-from sallyport.relay.registry import LiveLink, Tunnel
+from sallyport.relay.registry import Registry, Tunnel
 from sallyport.tunnel.alerts import SPEC_ALERTS, Situation
 from sallyport.tunnel.errors import LimitReached, LinkLost, LinkTimedOut, StreamReset, TunnelError
 from sallyport.tunnel.events import Opening
@@ -47,7 +47,7 @@ class CallerConnection(asyncio.Protocol):
 
     Args:
         tunnel: the tunnel that is called.
-        candidates: the links to try, in this order; at least one.
+        registry: what knows the links that may carry it.
         hello: what the caller said.
         address: where the caller comes from.
         callers: who counts the streams.
@@ -57,7 +57,7 @@ class CallerConnection(asyncio.Protocol):
     def __init__(
         self,
         tunnel: Tunnel,
-        candidates: Sequence[LiveLink[GatewayLink]],
+        registry: Registry[GatewayLink],
         *,
         hello: ClientHello,
         address: str,
@@ -65,7 +65,7 @@ class CallerConnection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._tunnel = tunnel
-        self._candidates = candidates
+        self._registry = registry
         self._hello = hello
         self._address = address
         self._callers = callers
@@ -107,19 +107,19 @@ class CallerConnection(asyncio.Protocol):
         Open a stream on the first link that takes it.
 
         Raises:
-            TunnelError: none does; what the best of them said.
+            TunnelError: none does; what the best of them said, if there still is one.
         """
         opening = Opening(self._hello.reference, self._hello.server_name, self._address, first)
-        for live in self._candidates:
+        for live in self._registry.candidates(self._tunnel.label, self._address):
             try:
                 stream = live.link.open_stream(far, opening)
             except (LimitReached, LinkLost) as error:
                 self._refusal = self._refusal or error
                 continue
             self._gateway = live.gateway
-            self._candidates = ()  # which would outlive their links here
             return stream
-        raise self._refusal or AssertionError("a caller has at least one candidate")
+        self._refusal = self._refusal or LinkLost("the gateway has just gone")
+        raise self._refusal
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         is_limit = isinstance(self._refusal, LimitReached)

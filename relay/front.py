@@ -73,14 +73,19 @@ class Front:
         """
         Decide about a connection, and act.
         """
-        decision = decide(hello, self._links.registry, domain=self._domain, address=arrived.address)
+        decision = decide(hello, self._links.registry, domain=self._domain)
         match decision:
             case ToLink(tunnel=tunnel):
                 self._serve_link(arrived, tunnel)
-            case ToCaller(tunnel=tunnel, candidates=candidates):
+            case ToCaller(tunnel=tunnel):
                 tune_stream(arrived.sock)
                 connection = CallerConnection(
-                    tunnel, candidates, hello=hello, address=arrived.address, callers=self, loop=self._loop
+                    tunnel,
+                    self._links.registry,
+                    hello=hello,
+                    address=arrived.address,
+                    callers=self,
+                    loop=self._loop,
                 )
                 self._tasks.start_soon(self._hand_over, arrived, connection)
             case Refuse(situation=situation, why=why):

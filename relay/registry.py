@@ -226,10 +226,7 @@ class Registry(Generic[L]):
             newest process, and of one process those that carry the fewest first. Empty when no gateway is
             connected.
         """
-        # Of two links in one place the newer counts, also while the GO_AWAY of the older is still on its way
-        # out.
-        newest = {_place(live): live for live in self._links.get(label, ())}
-        ready = [live for live in newest.values() if live.link.is_ready]
+        ready = self._ready(label)
         if len(ready) < 2:
             return ready
 
@@ -243,6 +240,18 @@ class Registry(Generic[L]):
             )
 
         return sorted(ready, key=rank)
+
+    def is_served(self, label: str) -> bool:
+        """
+        Say whether a tunnel has a link that takes streams.
+        """
+        return bool(self._ready(label))
+
+    def _ready(self, label: str) -> list[LiveLink[L]]:
+        # Of two links in one place the newer counts, also while the GO_AWAY of the older is still on its way
+        # out.
+        newest = {_place(live): live for live in self._links.get(label, ())}
+        return [live for live in newest.values() if live.link.is_ready]
 
 
 def _process(live: LiveLink[L]) -> tuple[str, str, str]:

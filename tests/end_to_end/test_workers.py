@@ -78,6 +78,28 @@ async def test_streams_are_spread_and_the_status_is_one(own: Stage, health: int)
     assert all("worker" in line for line in lines), "every line says who says it"
 
 
+async def test_callers_that_come_together_are_spread(own: Stage, health: int) -> None:
+    """All their hellos are read in one turn of the relay, and each goes where the fewest are by then."""
+    relay = own.product.relay
+    assert relay is not None
+    replies: list[Reply] = []
+
+    async def come() -> None:
+        replies.append(await open_stream(own.tunnel.tls_endpoint()))
+
+    async with anyio.create_task_group() as callers:
+        os.kill(relay.pid, signal.SIGSTOP)
+        for _ in range(3 * _WORKERS):
+            callers.start_soon(come)
+        await anyio.sleep(0.3)  # so that they are there when it goes on
+        os.kill(relay.pid, signal.SIGCONT)
+    status = await _status(health)
+
+    assert Counter(row["streams"] for row in status["workers"]) == {3: _WORKERS}
+    for reply in replies:
+        await reply.close()
+
+
 async def test_a_worker_that_dies_takes_its_own_callers_only_and_comes_back(own: Stage, health: int) -> None:
     """Its streams are cut, the others go on, new calls work at once, and soon there are three again."""
     streams = [await open_stream(own.tunnel.tls_endpoint()) for _ in range(_WORKERS)]
