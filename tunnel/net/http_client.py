@@ -19,12 +19,22 @@ from sallyport.tunnel.http1 import HeadLimits, HeadMemo, ResponseEvent, Response
 from sallyport.tunnel.limits import limit
 from sallyport.tunnel.net.deadline import Deadline
 from sallyport.tunnel.net.lone_head import LoneHead
-from sallyport.tunnel.net.unread import read_unread, unread_probe
+from sallyport.tunnel.net.unread import descriptor_of, read_unread, unread_among, unread_probe
 
 _MAX_IDLE: Final = limit(
     512, "connections",
     "idle to one next hop, each a descriptor there too: as many as a busy gateway has calls under way, for "
     "with fewer each burst would dial anew; the idle time takes them away soon enough",
+)  # fmt: skip
+
+_LOOK_LASTS: Final = limit(
+    0.001, "seconds",
+    "for which a look at idle connections holds, by the loop's clock, which stands still within a turn: "
+    "servers close on us while we are not looking for as long as their FIN is under way anyhow",
+)  # fmt: skip
+_LOOKED_AT: Final = limit(
+    16, "connections",
+    "idle ones that are looked at together, the next to be lent: as many as calls that come in one message",
 )  # fmt: skip
 
 Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
@@ -110,7 +120,11 @@ class ClientPool:
 
         ``requester.connected`` or ``requester.dial_failed`` follows, the former perhaps before this returns.
         """
+        now = self.loop.time()
         while self._idle:
+            if self._idle[-1].quiet_until <= now:
+                self._look(now)
+                continue
             connection = self._idle.pop()
             if connection.is_usable():
                 connection.requester = requester
@@ -126,6 +140,16 @@ class ClientPool:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+    def _look(self, now: float) -> None:
+        """Drop those of the next connections to be lent in which something waits that nobody asked for."""
+        looked_at = self._idle[-_LOOKED_AT:]
+        unread = unread_among([each.descriptor for each in looked_at if each.descriptor is not None])
+        for connection in looked_at:
+            connection.quiet_until = now + _LOOK_LASTS
+            if unread and connection.descriptor in unread:
+                self._idle.remove(connection)
+                connection.abort()
 
     async def _connect(self, connection: "UpstreamConnection") -> None:
         try:
@@ -174,6 +198,8 @@ class UpstreamConnection(asyncio.Protocol):
         requester: Who has it; None while it is idle.
         deadline: The requester's, from his first byte on; then that of being idle.
         requests: How many requests it has carried, the current one included.
+        descriptor: Of its socket, from ``Requester.connected`` on; None where it has none.
+        quiet_until: Until when it need not be looked at again before it is lent, by the loop's clock.
     """
 
     transport: asyncio.Transport
@@ -186,9 +212,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_made = False
         self.deadline = Deadline(pool.loop, self._expired)
         self.requests = 0
+        self.descriptor: int | None = None
+        self.quiet_until = 0.0
         self._is_paused = False
         self._lone_head: LoneHead
-        self._has_unread: Callable[[], object]
 
     # For the requester
 
@@ -229,6 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
             if self.transport.is_closing():
                 return
         self.deadline.set(self._pool.idle_timeout)
+        self.quiet_until = 0.0  # Whatever was seen before, its server has spoken since.
         self._pool.take_back(self)
 
     def abort(self) -> None:
@@ -242,8 +270,8 @@ class UpstreamConnection(asyncio.Protocol):
     # For the pool
 
     def is_usable(self) -> bool:
-        """Whether nothing has happened to it while it was idle."""
-        return not (self._lost or self.transport.is_closing() or self._has_unread())
+        """Whether nothing is known to have happened to it while it was idle."""
+        return not (self._lost or self.transport.is_closing())
 
     def close(self) -> None:
         """Close an idle connection in order."""
@@ -261,8 +289,8 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._is_made = True
-        self._has_unread = unread_probe(transport)
-        self._lone_head = LoneHead(self._has_unread, loop=self._pool.loop, take=self._take)
+        self.descriptor = descriptor_of(self.transport)
+        self._lone_head = LoneHead(unread_probe(transport), loop=self._pool.loop, take=self._take)
         if self.requester is None:
             # He left while the last packet of the handshake was on its way.
             self.transport.abort()

@@ -1,29 +1,31 @@
 """
 Bytes that stand in a socket's receive buffer while its transport is not reading.
 
-Two things that asyncio's transports do not offer, and that an HTTP hop needs:
+Three things that asyncio's transports do not offer, and that an HTTP hop needs:
 
 * ``read_unread``: a server may answer early, close, and be sent more of the request; then its reset arrives
   right behind its answer. The first write after that fails, the loop (asyncio and uvloop alike) closes
   the transport, and the answer, whole and acknowledged, is thrown away unread. But the transport closes
   its socket only after ``connection_lost`` has returned, and Linux keeps what was received before a reset.
   So the protocol at the bottom (for TLS, ``TlsTransport``) can still read it there.
-* ``unread_probe``: whether a connection that should be idle has bytes or an end of file waiting, which the
-  loop has not got round to telling. It makes the window in which a pooled connection is taken for alive,
-  though its server has closed it, a system call wide instead of a loop turn.
+* ``unread_probe``: whether a connection has bytes or an end of file waiting, which the loop has not got round
+  to telling.
+* ``unread_among``: which of several connections have. It makes the window in which a pooled connection is
+  taken for alive, though its server has closed it, narrower than the loop does.
 """
 
 import asyncio
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
 from sallyport.tunnel.limits import limit
 
 _PIECE = 256 * 1024
+_HAS_POLL: Final = hasattr(select, "poll")
 
 _UNREAD_MOST: Final = limit(
     16 * 1024 * 1024, "bytes",
@@ -44,7 +46,7 @@ def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
     """
     if transport is None or transport.get_extra_info("ssl_object") is not None:
         return b""
-    descriptor = _descriptor(transport)
+    descriptor = descriptor_of(transport)
     if descriptor is None:
         return b""
     pieces, total = [], 0
@@ -69,18 +71,33 @@ def unread_probe(transport: asyncio.BaseTransport) -> Callable[[], object]:
     Return what tells whether bytes, an end of file or an error wait in a transport's socket.
 
     To be asked while the transport is open; the answer is to be taken for true or false. Where there is no
-    socket, or no ``poll``, it is always false. It is asked for each call on a connection that was idle, so
-    nothing stands between the question and the system call.
+    socket, or no ``poll``, it is always false.
     """
-    descriptor = _descriptor(transport)
-    if descriptor is None or not hasattr(select, "poll"):
+    descriptor = descriptor_of(transport)
+    if descriptor is None or not _HAS_POLL:
         return bool  # which is False when it is called with nothing
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return partial(poll.poll, 0)
 
 
-def _descriptor(transport: asyncio.BaseTransport) -> int | None:
+def unread_among(descriptors: Iterable[int]) -> Collection[int]:
+    """
+    Return in which of several open sockets bytes, an end of file or an error wait; one system call for all.
+
+    Where there is no ``poll`` it is none of them.
+    """
+    if not _HAS_POLL:
+        return ()
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    ready = poll.poll(0)
+    return [descriptor for descriptor, _ in ready] if ready else ()
+
+
+def descriptor_of(transport: asyncio.BaseTransport) -> int | None:
+    """Return the descriptor of a transport's open socket; None where there is none."""
     sock = transport.get_extra_info("socket")
     if sock is None:
         return None

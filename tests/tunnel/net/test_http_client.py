@@ -2,16 +2,19 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
 import pytest
 
 from sallyport.tunnel.errors import BodyTruncated, TlsFailed
 from sallyport.tunnel.http1 import END_OF_MESSAGE, EndOfMessage, ResponseEvent, ResponseHead
+from sallyport.tunnel.net import http_client
 from sallyport.tunnel.net.http_client import ClientPool, UpstreamConnection
 from sallyport.tunnel.net.http_forward import ForwardFailure
+from sallyport.tunnel.net.unread import unread_among
 from tests.harness.http_hop import (
     PATIENCE,
     Caller,
@@ -129,6 +132,93 @@ async def test_a_connection_found_closed_before_it_is_used_is_passed_over() -> N
                 hop.servers[0].data_received(request(b"x"))
                 assert (await caller.reply()).status == 200
             assert upstream.accepted == 2
+
+
+class StandingLoop:
+    """The running loop, with a clock that somebody else moves: as it stands still within a turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time()
+        self._loop = loop
+
+    def time(self) -> float:
+        return self.now
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loop, name)
+
+
+async def test_connections_are_looked_at_together_and_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four are idle and two have ended unheard: one look, the two others are lent, then it is dialled."""
+    looks: list[int] = []
+
+    def look(descriptors: list[int]) -> Collection[int]:
+        looks.append(len(descriptors))
+        return unread_among(descriptors)
+
+    monkeypatch.setattr(http_client, "unread_among", look)
+    running = asyncio.get_running_loop()
+    loop = StandingLoop(running)
+    dialled = 0
+    with anyio.fail_after(PATIENCE), socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        async def dial(factory: Callable[[], asyncio.Protocol]) -> None:
+            nonlocal dialled
+            dialled += 1
+            await running.create_connection(factory, *listener.getsockname())
+
+        async with asyncio.TaskGroup() as tasks:
+            pool = ClientPool(
+                dial,
+                idle_timeout=60.0,
+                loop=cast(asyncio.AbstractEventLoop, loop),
+                spawn=tasks.create_task,
+            )
+            first = [Told() for _ in range(4)]
+            for each in first:
+                pool.lend(each)
+            servers = {}
+            for _ in first:
+                server, caller = await running.sock_accept(listener)
+                servers[caller] = server
+                server.sendall(OK)
+            await until(lambda: all(each.told for each in first))
+            idle = [each.connection for each in first if each.connection is not None]
+            for connection in idle:
+                connection.give_back(clean=True)
+
+            for connection in (idle[1], idle[3]):
+                servers[connection.transport.get_extra_info("sockname")].close()
+            again = [Told() for _ in range(3)]
+            for each in again:  # in one turn, so that the loop has told nobody of the two ends
+                pool.lend(each)
+            assert looks == [4]
+            assert [each.connection for each in again] == [idle[2], idle[0], None]
+            await until(lambda: again[2].connection is not None)
+            assert dialled == 5
+            for connection in idle:
+                connection.abort()
+            for server in servers.values():
+                server.close()
+
+
+async def test_a_look_does_not_hold_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server may close a connection at any time, and always behind an answer."""
+    looks = 0
+
+    def look(descriptors: list[int]) -> Collection[int]:
+        nonlocal looks
+        looks += 1
+        return unread_among(descriptors)
+
+    monkeypatch.setattr(http_client, "unread_among", look)
+    with anyio.fail_after(PATIENCE):
+        async with serve(answers()) as upstream, hop_to(upstream.address) as hop:
+            for _ in range(3):
+                assert await call(hop) == 200
+            assert upstream.accepted == 1
+    assert looks == 2
 
 
 @pytest.mark.parametrize("fields", [b"Connection: close\r\nContent-Length: 0\r\n", b""])
