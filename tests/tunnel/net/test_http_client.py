@@ -197,7 +197,8 @@ async def test_connections_are_looked_at_together_and_once_a_turn(monkeypatch: p
             assert [each.connection for each in again] == [idle[2], idle[0], None]
             await until(lambda: again[2].connection is not None)
             assert dialled == 5
-            for connection in idle:
+            assert again[2].connection is not None
+            for connection in (*idle, again[2].connection):
                 connection.abort()
             for server in servers.values():
                 server.close()
