@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,9 @@ _LONGEST_LINE = 64 * 1024  # bytes
 _PATIENCE = 30.0  # seconds that a part may take to come up, on a slow machine
 _PORTS = range(20_000, 30_000)  # registered ones, little used; below what Linux, macOS and BSD give out
 _GRACE = 5.0  # seconds between asking a part to end and ending it
+
+# From anywhere, so that two programs rarely try the same ones, and in a row, so that none is given twice.
+_candidates = islice(cycle(_PORTS), random.randrange(len(_PORTS)), None)
 
 
 class Part:
@@ -208,7 +212,7 @@ def _parse(line: str) -> dict[str, object]:
 
 def free_port() -> int:
     """
-    Return a port of this machine's loopback interface on which nobody listens.
+    Return a port of this machine's loopback interface on which nobody listens, another one each time.
 
     It is not one of those that systems give out by themselves: between now and the moment when a part listens
     there, somebody's outgoing connection would be given it.
@@ -216,9 +220,9 @@ def free_port() -> int:
     Raises:
         OSError: None of the hundred that were tried is free.
     """
-    *most, last = random.sample(_PORTS, 100)
-    for port in most:
+    for _ in range(99):
+        port = next(_candidates)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-    with socket.create_server(("127.0.0.1", last)):
-        return last
+    with socket.create_server(("127.0.0.1", port := next(_candidates))):
+        return port
