@@ -204,24 +204,6 @@ async def test_connections_are_looked_at_together_and_once_a_turn(monkeypatch: p
                 server.close()
 
 
-async def test_a_look_does_not_hold_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its server may close a connection at any time, and always behind an answer."""
-    looks = 0
-
-    def look(descriptors: list[int]) -> Collection[int]:
-        nonlocal looks
-        looks += 1
-        return unread_among(descriptors)
-
-    monkeypatch.setattr(http_client, "unread_among", look)
-    with anyio.fail_after(PATIENCE):
-        async with serve(answers()) as upstream, hop_to(upstream.address) as hop:
-            for _ in range(3):
-                assert await call(hop) == 200
-            assert upstream.accepted == 1
-    assert looks == 2
-
-
 @pytest.mark.parametrize("fields", [b"Connection: close\r\nContent-Length: 0\r\n", b""])
 async def test_an_answer_that_ends_its_connection(fields: bytes) -> None:
     """It says so, or it has no other end: either way there is no next request on it."""
