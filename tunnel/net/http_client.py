@@ -147,7 +147,7 @@ class ClientPool:
         unread = unread_among([each.descriptor for each in looked_at if each.descriptor is not None])
         for connection in looked_at:
             connection.quiet_until = now + _LOOK_LASTS
-            if unread and connection.descriptor in unread:
+            if connection.descriptor in unread:
                 self._idle.remove(connection)
                 connection.abort()
 
