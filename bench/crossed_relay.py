@@ -1,7 +1,7 @@
 """
 The relay of an operator who wires tunnels crosswise: the callers of one to the gateways of another.
 
-It is the real relay with one function exchanged, which is what somebody who owns the machine can do.
+It is the real relay with two functions exchanged, which is what somebody who owns the machine can do.
 
     python -m bench.crossed_relay CONFIG VICTIM_LABEL OTHER_LABEL
 """
@@ -21,12 +21,20 @@ from sallyport.relay.registry import LiveLink, Registry
 def main() -> None:
     """Run until told to stop."""
     config, victim, other = sys.argv[1:]
-    honest = Registry.candidates
+    candidates, is_served = Registry.candidates, Registry.is_served
+
+    def led_to(label: str) -> str:
+        return other if label == victim else label
 
     def crossed(registry: Registry[GatewayLink], label: str, address: str) -> list[LiveLink[GatewayLink]]:
-        return honest(registry, other if label == victim else label, address)
+        return candidates(registry, led_to(label), address)
 
-    Registry.candidates = crossed  # type: ignore[method-assign,assignment]  # this is the sabotage
+    def pretended(registry: Registry[GatewayLink], label: str) -> bool:
+        return is_served(registry, led_to(label))
+
+    # This is the sabotage: whom the victim's callers reach, and whether anybody is said to be there.
+    Registry.candidates = crossed  # type: ignore[method-assign,assignment]
+    Registry.is_served = pretended  # type: ignore[method-assign,assignment]
     settings = load_relay(Path(config))
     configure_logging(settings.log)
     anyio.run(app.run, settings)
