@@ -20,6 +20,7 @@ from sallyport.gateway.keys import KeyTable, StoredKey
 from sallyport.gateway.routes import Routes
 from sallyport.gateway.servers import open_servers
 from sallyport.gateway.service import Gateway
+from sallyport.processes import free_port
 from sallyport.tunnel.events import Opening
 
 pytestmark = pytest.mark.anyio
@@ -64,9 +65,11 @@ async def gateway_to(
         servers = open_servers({"tickets": config}, loop=loop, spawn=tasks.create_task)
         routes = Routes.of({"tickets": config}, label=LABEL, domains=[DOMAIN])
         gateway = Gateway("gw1", routes, servers, loop=loop, keys=keys, limits=limits or GatewayLimits())
-        yield gateway
-        gateway.close()
-        tasks.cancel_scope.cancel()
+        try:
+            yield gateway
+        finally:
+            gateway.close()
+            tasks.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -134,8 +137,7 @@ async def test_a_call_and_another_on_the_same_connections() -> None:
 
 async def test_a_server_that_refuses() -> None:
     """503, and nothing was executed; the state is there for ``gateway status``."""
-    async with upstream(lambda _reader, writer: writer.drain()) as port:
-        pass  # the port is free now, and nothing listens on it
+    port = free_port()
     async with gateway_to(port) as gateway:
         async with caller_of(lambda: gateway.calls_for(ALICE, OPENING, HOST)) as (reader, writer):
             writer.write(request())

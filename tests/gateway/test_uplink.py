@@ -15,6 +15,7 @@ from sallyport.certs.contexts import CaFile, link_server_context
 from sallyport.certs.storage import write_private, write_public
 from sallyport.gateway.errors import RelayRefused, RelayUnreachable
 from sallyport.gateway.uplink import Uplink, UplinkSettings, probe_link
+from sallyport.processes import free_port
 from sallyport.tunnel.events import Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
 from sallyport.tunnel.mux import Side
@@ -137,9 +138,8 @@ async def test_another_relay_is_not_believed(identity: TestIdentity, tmp_path: P
 
 async def test_nobody_at_the_address(identity: TestIdentity, tmp_path: Path) -> None:
     """An address where nobody listens is named."""
-    relay = RelaysEnd(identity, tmp_path)
-    async with serve(relay, identity) as settings:
-        port = settings.port
+    port = free_port()
+    settings = settings_for(identity, RelaysEnd(identity, tmp_path).ca, port)
     with anyio.fail_after(5), pytest.raises(RelayUnreachable, match=f"127.0.0.1:{port}"):
         await probe_link(settings, budget=MemoryBudget(1 << 20))
 

@@ -18,6 +18,7 @@ from sallyport.certs.contexts import upstream_context
 from sallyport.gateway.errors import UpstreamFailed, UpstreamTimedOut, UpstreamUnreachable, UpstreamUntrusted
 from sallyport.gateway.upstream import Upstream
 from sallyport.gateway.upstream_url import UpstreamUrl
+from sallyport.processes import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -153,7 +154,7 @@ async def test_an_address_that_hangs_does_not_hold_up_the_next(monkeypatch: pyte
 
 async def test_every_address_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last attempt's reason stands for all of them."""
-    port = closed_port()
+    port = free_port()
     _resolve(monkeypatch, ["127.0.0.1", "::1", "127.0.0.2"])
 
     error = await failure(upstream(f"http://tickets.internal:{port}/mcp"))
@@ -164,7 +165,7 @@ async def test_every_address_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_connection_refused() -> None:
     """The text names server and address; the clause for callers holds no address."""
-    port = closed_port()
+    port = free_port()
 
     error = await failure(upstream(f"http://127.0.0.1:{port}/mcp"))
 
@@ -376,12 +377,6 @@ def listening() -> socket.socket:
     sock.listen()
     sock.setblocking(False)
     return sock
-
-
-def closed_port() -> int:
-    """Return a port on which nothing listens."""
-    with listening() as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import socket
 import anyio
 import pytest
 
+from sallyport.processes import free_port
 from sallyport.tunnel.net.tcp import connect_tcp, taking_turns
 from tests.harness.link_pair import Recorder
 
@@ -42,7 +43,5 @@ async def test_the_address_that_answers_wins() -> None:
 
 async def test_nobody_there_is_the_systems_error() -> None:
     """When every address refuses, the refusal is raised."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     with anyio.fail_after(10), pytest.raises(ConnectionRefusedError):
-        await connect_tcp("localhost", port, Recorder)
+        await connect_tcp("localhost", free_port(), Recorder)
