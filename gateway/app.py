@@ -56,6 +56,9 @@ DRAIN_SECONDS: Final = limit(30.0, "seconds", "that calls under way get when the
 # Seconds between two looks for connections that have fallen idle meanwhile. One whose first request is on
 # its way when the drain begins has about so long to bring it.
 _DRAIN_INTERVAL = 0.5
+# Seconds between two looks whether other workers still run. The first comes after so long, because the first
+# process may hear of a signal a moment after its workers.
+_COMPANY_INTERVAL = 0.1
 
 _DAY_SECONDS = 24 * 3600.0
 _WARN_DAYS = 14
@@ -163,7 +166,7 @@ class App:
         settings = replace(uplink_settings(config, identity), boot_id=worker.boot_id, index=worker.index)
         self.uplink = Uplink(settings, self._door, budget=self._budget)
         self._roll_call: RollCall | RollAnswer = (
-            RollCall(worker.wires, loop=loop)
+            RollCall(worker.wires, runs=worker.runs, loop=loop)
             if worker.index == 0
             else RollAnswer(worker.wires[0], self._report, loop=loop)
         )
@@ -207,6 +210,9 @@ class App:
             tasks.start_soon(self._close_idle_connections)
             await self.uplink.drain(DRAIN_SECONDS)
             tasks.cancel_scope.cancel()
+        if self._worker.index == 0 and self._worker.count > 1:
+            log.info("worker 0 leaves last")
+            await self._leave_last()
 
     def stop(self) -> None:
         """End at once what is not a task."""
@@ -217,6 +223,13 @@ class App:
         while True:
             self.gateway.drain()
             await anyio.sleep(_DRAIN_INTERVAL)
+
+    async def _leave_last(self) -> None:
+        """Answer for the gateway's health until no other worker runs, however long one of them takes."""
+        while True:
+            await anyio.sleep(_COMPANY_INTERVAL)
+            if not self._worker.has_to_wait:
+                return
 
     def _make_contexts(self) -> DoorContexts:
         leaf, root = self._identity.gateway, self._identity.root

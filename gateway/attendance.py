@@ -6,11 +6,11 @@ stolen bundle, would take them all; so each may have a part of them. Callers are
 the gateway has proven itself: an address is only what the relay claims, and many callers may share one.
 
 Where a gateway has several workers, a caller's connections are spread over them, and the limit is on all. The
-workers keep one table in memory that they share: a row for each worker, which only that one writes, and in
-each row a count for each of many hashes of callers. A caller's count is the sum of a column. Nobody waits for
-anybody; two workers that let somebody in at the same moment may pass the limit by one. Two callers whose hash
-is the same count as one: that is rare enough, and nobody can bring it about, since the hash has a key that
-only the gateway knows.
+workers keep one table in memory that they share: a row for each worker, which only that one writes while it
+lives, and in each row a count for each of many hashes of callers. A caller's count is the sum of a column.
+Nobody waits for anybody; two workers that let somebody in at the same moment may pass the limit by one. Two
+callers whose hash is the same count as one: that is rare enough, and nobody can bring it about, since the
+hash has a key that only the gateway knows.
 """
 
 import mmap
@@ -35,6 +35,11 @@ def shared_table(workers: int) -> "memoryview[int]":
     return memoryview(mmap.mmap(-1, workers * _EMPTY_ROW.itemsize * COLUMNS)).cast("I")
 
 
+def clear_row(table: "memoryview[int]", row: int) -> None:
+    """Forget what a worker has counted that has ended: it has taken its callers with it."""
+    table[row * COLUMNS : (row + 1) * COLUMNS] = _EMPTY_ROW
+
+
 class SharedCounts:
     """
     One worker's view of what all of them count.
@@ -49,8 +54,6 @@ class SharedCounts:
         self._table = table
         self._own = row * COLUMNS
         self._key = key
-        # A worker that was here before has taken its callers with it.
-        table[self._own : self._own + COLUMNS] = _EMPTY_ROW
 
     def of(self, principal: str) -> int:
         """Return how many connections a caller has open at all workers."""

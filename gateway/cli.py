@@ -13,22 +13,25 @@ from datetime import UTC, datetime
 from typing import Final
 
 import anyio
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sallyport.certs.cli_options import AsJson
+from sallyport.certs.errors import CertificateError
 from sallyport.config.fields import Address
 from sallyport.config.gateway import GatewayConfig
 from sallyport.config.loader import load_gateway
 from sallyport.config.logs import configure_logging, share_log
 from sallyport.gateway.app import run as run_gateway
 from sallyport.gateway.check import Finding, examine
-from sallyport.gateway.errors import ChecksFailed, StatusUnavailable
+from sallyport.gateway.errors import ChecksFailed, GatewayError, StatusUnavailable
 from sallyport.gateway.keys_cli import ConfigOption, app as keys
 from sallyport.gateway.status import GatewayStatus, parse_status
 from sallyport.gateway.workers import become_worker, worker_count
+from sallyport.tunnel.errors import TunnelError, causes_of
 from sallyport.tunnel.net.allocator import settle_allocator
 from sallyport.tunnel.net.collector import settle_collector
 from sallyport.tunnel.net.event_loop import wants_uvloop
@@ -44,6 +47,8 @@ app.add_typer(keys, name="keys", help="Make, list and revoke API keys.")
 
 _PIPE_WIDTH: Final = 1000
 
+log = structlog.get_logger("sallyport.gateway")
+
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
@@ -55,7 +60,12 @@ def run(config: ConfigOption = None) -> None:
     worker = become_worker(worker_count(settings.workers))
     if worker.count > 1:
         share_log(worker=worker.index)
-    anyio.run(run_gateway, settings, worker, backend_options={"use_uvloop": wants_uvloop()})
+    try:
+        anyio.run(run_gateway, settings, worker, backend_options={"use_uvloop": wants_uvloop()})
+    except (CertificateError, GatewayError, TunnelError, ExceptionGroup) as error:
+        if not worker.joins or not _is_told_in_the_log(error):
+            raise
+        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -87,6 +97,21 @@ def status(config: ConfigOption = None, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(answer, indent=2))
         return
     _print_status(parse_status(answer, str(settings.health)))
+
+
+def _is_told_in_the_log(error: Exception) -> bool:
+    """
+    Say in the log why a worker cannot run whose gateway does: nobody reads its standard error any more.
+
+    Returns:
+        False for a mistake of ours, which has a traceback.
+    """
+    causes = list(causes_of(error))
+    if not all(isinstance(cause, CertificateError | GatewayError | TunnelError) for cause in causes):
+        return False
+    for cause in causes:
+        log.error("worker cannot start", reason=str(cause), hint=getattr(cause, "hint", ""))
+    return True
 
 
 async def _all_findings(config: GatewayConfig) -> list[Finding]:

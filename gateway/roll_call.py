@@ -1,9 +1,9 @@
 """
 How the workers of one gateway tell each other how they are, for ``/status`` and ``/readyz``.
 
-Worker 0 listens for health. When it is asked, it asks each other worker over a socket pair that the first
-process made (``workers``), and waits a moment for what they say. Nothing is said unasked: an idle gateway
-sleeps.
+Worker 0 listens for health. When it is asked, it asks each other worker that runs over a socket pair that the
+first process made (``workers``), and waits a moment for what they say. Nothing is said unasked: an idle
+gateway sleeps.
 
 A question is a word of chance, and an answer repeats it: what a worker says too late, or to a worker 0 that
 was there before, is not taken for the answer to another question. A message is a whole one or none
@@ -21,7 +21,7 @@ from typing import Final
 import anyio
 import structlog
 
-from sallyport.gateway.whole_status import Report
+from sallyport.gateway.whole_status import Absence, Report
 from sallyport.tunnel.limits import KIB, limit
 
 log = structlog.get_logger("sallyport.gateway")
@@ -44,31 +44,44 @@ class RollCall:
 
     Args:
         wires: To each of them, in the order of their indices.
+        runs: Says by its index whether a worker runs: one that has ended would not answer.
         loop: The running loop.
     """
 
-    def __init__(self, wires: Sequence[socket.socket], *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        wires: Sequence[socket.socket],
+        *,
+        runs: Callable[[int], bool],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._wires = wires
+        self._runs = runs
         self._loop = loop
         self._one_at_a_time = anyio.Lock()
         self._question = ""
-        self._reports: list[Report | None] = []
+        self._reports: list[Report | Absence] = []
         self._is_complete = anyio.Event()
         for place, wire in enumerate(wires):
             loop.add_reader(wire.fileno(), self._hear, place)
 
-    async def ask(self) -> list[Report | None]:
-        """Return what each of the others says, in the order of their indices; None for one that is silent."""
+    async def ask(self) -> list[Report | Absence]:
+        """Return what each of the others says, in the order of their indices, or why it says nothing."""
         if not self._wires:
             return []
         async with self._one_at_a_time:
             self._question = secrets.token_hex(8)
-            self._reports = [None] * len(self._wires)
+            self._reports = [
+                Absence.SILENT if self._runs(index) else Absence.ENDED
+                for index, _ in enumerate(self._wires, start=1)
+            ]
             self._is_complete = anyio.Event()
-            for wire in self._wires:
-                _say(wire, self._question.encode())
+            for wire, report in zip(self._wires, self._reports, strict=True):
+                if report is Absence.SILENT:
+                    _say(wire, self._question.encode())
             with anyio.move_on_after(_ANSWER_TIMEOUT):
-                await self._is_complete.wait()
+                if Absence.SILENT in self._reports:
+                    await self._is_complete.wait()
             return self._reports
 
     def close(self) -> None:
@@ -85,7 +98,7 @@ class RollCall:
         said = json.loads(answer)
         if said["question"] == self._question:
             self._reports[place] = said["report"]
-            if None not in self._reports:
+            if Absence.SILENT not in self._reports:
                 self._is_complete.set()
 
 

@@ -62,10 +62,12 @@ def parse_status(answer: object, address: str) -> GatewayStatus:
 
 
 def _workers(rows: Sequence[Mapping[str, object]]) -> str:
-    """Say how many there are, and which of them have no link."""
-    down = [
-        f"{_text(row.get('worker'))} is {_text(row.get('link'))}" for row in rows if row.get("link") != "up"
-    ]
+    """Say how many there are, and which of them have no link, and why."""
+    down = []
+    for row in rows:
+        if row.get("link") != "up":
+            why = f" ({_text(row.get('last_error'))})" if row.get("last_error") else ""
+            down.append(f"{_text(row.get('worker'))} is {_text(row.get('link'))}{why}")
     return ", ".join([str(len(rows)), *down]) if down else f"{len(rows)}, each with a link"
 
 

@@ -16,7 +16,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -198,6 +198,8 @@ class Uplink:
         if link.closed.done():
             raise RelayRefused(self.settings.address, "the link was lost as soon as it was up")
         self._note_up(link)
+        if self._draining:  # It was being made when the gateway began to leave.
+            link.leave(GoAwayReason.SHUTDOWN)
         return link, attempt.successor_due
 
     async def drain(self, seconds: float) -> None:
@@ -211,8 +213,8 @@ class Uplink:
         for link in list(self._links):
             link.leave(GoAwayReason.SHUTDOWN)
         with anyio.move_on_after(seconds):
-            for link in list(self._links):
-                await link.wait_idle()
+            while busy := next((link for link in self._links if link.stream_count), None):
+                await busy.wait_idle()
         for link in list(self._links):
             link.close(GoAwayReason.SHUTDOWN)
 
@@ -224,11 +226,16 @@ class Uplink:
             return _NobodyHome()
         return self._door.knock(stream, opening)
 
+    def link_sent_away(self, link: Link, reason: GoAwayReason, text: str) -> None:
+        """Take note that the relay gives a link no new streams."""
+        self._note_connected()
+        why = reason.name.lower().replace("_", " ")
+        self.state.last_error = f"the relay has sent the link away: {text or why}"
+
     def link_ended(self, link: Link, error: TunnelError | None) -> None:
         """Take note of the end of a link that was up."""
         self._links.discard(link)
-        if not any(other.is_ready for other in self._links):
-            self._set_connected(False)
+        self._note_connected()
         if error is not None:
             self.state.last_error = str(error)
         log.info("link down", relay=self.settings.address, reason=str(error) if error else "closed")
@@ -246,13 +253,15 @@ class Uplink:
     def _note_up(self, link: Link) -> None:
         self._links.add(link)
         self.state.attempts = 0
-        self.state.last_error = ""
+        if link.is_ready:  # It may have been sent away in the same breath.
+            self.state.last_error = ""
         if link.peer_ack is not None:
             self.state.clock_offset = link.peer_ack.time - time.time()
-        self._set_connected(True)
+        self._note_connected()
         log.info("link up", relay=self.settings.address, tunnel=str(self.settings.tunnel))
 
-    def _set_connected(self, connected: bool) -> None:
+    def _note_connected(self) -> None:
+        connected = any(link.is_ready for link in self._links)
         if self.state.connected != connected:
             self.state.connected = connected
             self.state.since = time.time()
@@ -351,6 +360,7 @@ class _Attempt:
         # tell him what.
         write = log.warning if reason is GoAwayReason.REVOKED else log.info
         write("relay says go away", relay=self._settings.address, reason=reason.name.lower(), text=text)
+        self._uplink.link_sent_away(link, reason, text)
         self.successor_due.set()
 
     def link_lost(self, link: Link, error: TunnelError | None) -> None:
@@ -428,7 +438,8 @@ async def probe_link(settings: UplinkSettings, *, budget: MemoryBudget) -> Hello
         CertificateError: Our own certificate would be refused.
         GatewayError: There is no link to be had, and why.
     """
-    uplink = Uplink(settings, None, budget=budget)
+    # It takes no streams, so that the relay goes on giving callers to the gateway that may be running.
+    uplink = Uplink(replace(settings, max_streams=0), None, budget=budget)
     link, _ = await uplink.connect()
     ack = link.peer_ack
     link.close(GoAwayReason.SHUTDOWN)

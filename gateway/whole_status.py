@@ -6,6 +6,7 @@ and each has its row under ``workers``. The gateway can serve callers when one w
 """
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from sallyport.tunnel.net.health import Readiness
@@ -13,18 +14,25 @@ from sallyport.tunnel.net.health import Readiness
 Report = Mapping[str, Any]
 """What one worker says of itself, as JSON: its ``status``, and the ``reasons`` why it is not ready."""
 
+class Absence(StrEnum):
+    """Why a worker says nothing; told in the place of its link."""
+
+    SILENT = "silent"  # it runs, and has not answered: it hangs, or the machine is very busy
+    ENDED = "not running"  # it has ended, or was not started yet; the log says why, and when it is
+
+
 _COUNTED = ("calls", "failed", "dials", "failed_dials")
 _SAID = ("last_failure", "last_dial_error")
 
 
-def whole_status(reports: Sequence[Report | None]) -> dict[str, object]:
+def whole_status(reports: Sequence[Report | Absence]) -> dict[str, object]:
     """
     Describe the gateway.
 
     Args:
-        reports: What the workers say, by their indices; None for one that is silent. Worker 0 never is.
+        reports: What the workers say, by their indices, or why one says nothing. Worker 0 always does.
     """
-    statuses = [report["status"] for report in reports if report is not None]
+    statuses = [report["status"] for report in reports if not isinstance(report, Absence)]
     first = statuses[0]
     memory = _added([status["memory"] for status in statuses])
     return {
@@ -44,18 +52,19 @@ def whole_status(reports: Sequence[Report | None]) -> dict[str, object]:
     }
 
 
-def whole_readiness(own: Readiness, others: Sequence[Report | None]) -> Readiness:
+def whole_readiness(own: Readiness, others: Sequence[Report | Absence]) -> Readiness:
     """
     Say whether the gateway can serve callers.
 
     Args:
         own: Whether worker 0 can.
-        others: What the other workers say; None for one that is silent.
+        others: What the other workers say, or why one says nothing.
     """
-    is_ready = own.ready or any(report is not None and not report["reasons"] for report in others)
+    reports = [report for report in others if not isinstance(report, Absence)]
+    is_ready = own.ready or any(not report["reasons"] for report in reports)
     if is_ready:
         return Readiness(ready=True, certificates=own.certificates)
-    said = [reason for report in others if report is not None for reason in report["reasons"]]
+    said = [reason for report in reports for reason in report["reasons"]]
     # Mostly all of them say the same.
     return Readiness(
         ready=False, reasons=list(dict.fromkeys([*own.reasons, *said])), certificates=own.certificates
@@ -72,9 +81,9 @@ def _server(rows: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     return {**rows[0], **{key: sum(row[key] for row in rows) for key in _COUNTED}, **said}
 
 
-def _row(index: int, report: Report | None) -> dict[str, object]:
-    if report is None:
-        return {"worker": index, "link": "silent"}
+def _row(index: int, report: Report | Absence) -> dict[str, object]:
+    if isinstance(report, Absence):
+        return {"worker": index, "link": report.value}
     status = report["status"]
     relay = status["relay"]
     return {

@@ -39,10 +39,11 @@ from typing import Final, Literal
 
 import structlog
 
-from sallyport.gateway.attendance import SharedCounts, shared_table
+from sallyport.gateway.attendance import SharedCounts, clear_row, shared_table
 from sallyport.gateway.backoff import Backoff
 from sallyport.gateway.cpus import usable_cpus
 from sallyport.gateway.errors import CannotFork, WorkersUnavailable
+from sallyport.gateway.roster import Roster
 from sallyport.tunnel.limits import limit
 
 log = structlog.get_logger("sallyport.gateway")
@@ -60,6 +61,12 @@ _HEALTH_PAUSE: Final = limit(
 _LAST_WORD: Final = limit(
     3.0, "seconds", "that a worker which must end at once may take for it, before it is killed"
 )
+
+_SLOW_START: Final = limit(
+    30.0, "seconds",
+    "after which the log says that the first worker is not up yet: it has a few files to read, which takes a "
+    "fraction of one, unless the disk behind them hangs",
+)  # fmt: skip
 
 _WATCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 # How a worker ends that was asked to before it could listen: by the signal, or as Python says an interrupt.
@@ -81,6 +88,9 @@ class Worker:
         lifeline: A descriptor that becomes readable when the worker must end at once; None when it is alone.
         wires: From worker 0 to each other one, or from that one to worker 0; see ``roll_call``.
         shared_counts: Where all of them count callers' connections; None when it is alone.
+        roster: Which of them run; None when it is alone.
+        joins: Whether the gateway is up already: the worker takes the place of one that has ended, or is not
+            the first.
     """
 
     index: int = 0
@@ -89,11 +99,24 @@ class Worker:
     lifeline: int | None = None
     wires: tuple[socket.socket, ...] = ()
     shared_counts: SharedCounts | None = None
+    roster: Roster | None = None
+    joins: bool = False
     _started: int | None = None
 
     def share_of(self, memory: int) -> int:
         """Return this worker's part of the bytes that the whole gateway may hold: an even one."""
         return memory // self.count
+
+    def runs(self, index: int) -> bool:
+        """Say whether another worker runs, be it well or not."""
+        return self.roster is not None and self.roster.runs(index)
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether this one leaves last: worker 0 of a gateway that is leaving, while others still run."""
+        if self.index or self.roster is None:
+            return False
+        return self.roster.is_leaving and bool(self.roster.others(self.index))
 
     def tell_started(self) -> None:
         """Tell the first process, if it waits for that, that this worker is up."""
@@ -156,12 +179,14 @@ class _FirstProcess:
         self._wires = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(1, count)]
         self._table = shared_table(count)
         self._hash_key = secrets.token_bytes(16)
+        self._roster = Roster(count)
         self._first_up, self._started = os.pipe()
         os.set_blocking(self._first_up, False)
         self._backoffs = [Backoff(random.random) for _ in range(count)]
         self._running: dict[int, _Child] = {}  # by process id
         self._due = {0: 0.0}  # when to start which worker, by time.monotonic
         self._is_first_up = False
+        self._warn_at: float | None = time.monotonic() + _SLOW_START  # until worker 0 is up
         self._is_leaving = False
         self._kill_at: float | None = None  # when those are killed that should have ended at once
         self._status = 0
@@ -198,6 +223,9 @@ class _FirstProcess:
             self._is_first_up = bool(os.read(self._first_up, 1))
         if self._is_first_up:
             self._due.update(dict.fromkeys(range(1, len(self._backoffs)), 0.0))
+        elif self._warn_at is not None and time.monotonic() >= self._warn_at:
+            self._warn_at = None
+            log.warning("worker 0 is not up yet", seconds=_SLOW_START, pids=list(self._running))
 
     def _start_due(self) -> Worker | None:
         now = time.monotonic()
@@ -206,7 +234,7 @@ class _FirstProcess:
             try:
                 worker = self._fork(index)
             except OSError as error:  # no process or no memory to be had; the other workers go on
-                if not self._running:
+                if not self._is_first_up:
                     raise CannotFork(error) from error
                 log.warning(
                     "worker not started",
@@ -241,6 +269,7 @@ class _FirstProcess:
         pid = os.fork()
         if pid:
             self._running[pid] = _Child(index, time.monotonic())
+            self._roster.note(index, runs=True)
             return None
         os.close(self._lifeline_end)
         os.close(self._first_up)
@@ -251,6 +280,8 @@ class _FirstProcess:
             self._lifeline,
             tuple(self._own_wires(index)),
             SharedCounts(self._table, index, self._hash_key),
+            self._roster,
+            self._is_first_up,
             self._started,
         )
 
@@ -281,6 +312,7 @@ class _FirstProcess:
             return
         if not self._is_leaving:
             self._is_leaving = True
+            self._roster.note_leaving()
             self._due.clear()
             self._signal_all(signal.SIGTERM)
         elif self._lifeline_end >= 0:
@@ -302,6 +334,8 @@ class _FirstProcess:
                 self._note_ended(pid, self._running.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _note_ended(self, pid: int, child: _Child, code: int) -> None:
+        self._roster.note(child.index, runs=False)
+        clear_row(self._table, child.index)
         if self._is_leaving:
             if code not in _ASKED_EARLY:
                 self._status = self._status or _as_status(code)

@@ -17,7 +17,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -159,7 +159,9 @@ def _say_usage(error: TyperException) -> int:
 
 
 def _say_failure(error: Exception) -> int:
-    causes = list(dict.fromkeys(_causes(error)))
+    from sallyport.tunnel.errors import causes_of
+
+    causes = list(dict.fromkeys(causes_of(error)))
     if any(isinstance(cause, BrokenPipeError) for cause in causes) and _has_reader_left():
         return _READER_LEFT
     roots = _our_roots()
@@ -169,15 +171,6 @@ def _say_failure(error: Exception) -> int:
         _say("error", str(cause))
         _say("hint", getattr(cause, "hint", ""))
     return _FAILED
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Take apart what task groups bundle."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _causes(inner)
-    else:
-        yield error
 
 
 def _our_roots() -> tuple[type[Exception], ...]:

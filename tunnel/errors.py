@@ -21,6 +21,7 @@ Each class says whose ``fault`` it is (``"ours"``, ``"peer"``, ``"network"``), w
 ``__str__``, and nobody decides by it. This module imports nothing of ours.
 """
 
+from collections.abc import Iterator
 from typing import Final, Literal
 
 Fault = Literal["ours", "peer", "network"]
@@ -308,3 +309,12 @@ class SettingRefused(TunnelError):
 
     def __str__(self) -> str:
         return f"there is no {self.variable}={self.value}"
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Take apart what task groups bundle, also groups in groups; any other error is its own cause."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from causes_of(inner)
+    else:
+        yield error

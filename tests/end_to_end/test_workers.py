@@ -121,6 +121,42 @@ async def test_a_worker_that_dies_takes_its_own_callers_only_and_comes_back(own:
         await stream.close()
 
 
+async def test_the_callers_of_a_dead_worker_count_no_more(own: Stage) -> None:
+    """Whoever was cut comes back at once, also before another worker is there."""
+    own.gateway.stop()
+    settings = {"workers": _WORKERS, "limits": {"streams_per_caller": _WORKERS}}
+    gateway = await anyio.to_thread.run_sync(lambda: own.tunnel.start_gateway("gw2", settings=settings))
+    streams = [await open_stream(own.tunnel.tls_endpoint()) for _ in range(_WORKERS)]
+    victim = gateway.tree()[2]
+
+    os.kill(victim, signal.SIGKILL)
+
+    await anyio.to_thread.run_sync(lambda: gateway.wait_for("worker ended", pid=victim))
+    await _call(own.tunnel.tls_endpoint())
+    for stream in streams:
+        await stream.close()
+
+
+async def test_a_worker_that_cannot_come_back_says_why_in_the_log(own: Stage, health: int) -> None:
+    """Its files were broken meanwhile: the others keep theirs, and it comes when they are right again."""
+    certificate = own.tunnel.identity.gateway("gw1").certificate
+    good = certificate.read_bytes()
+    certificate.write_bytes(good[: len(good) // 2])
+
+    os.kill((await _status(health))["workers"][2]["pid"], signal.SIGKILL)
+
+    said = await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("worker cannot start", within=_BACK))
+    assert (said["worker"], said["level"]) == (2, "error")
+    assert "gateway certificate gw1" in said["reason"]
+    again = await anyio.to_thread.run_sync(
+        lambda: own.gateway.wait_for("worker ended", worker=2, reason="exit status 1")
+    )
+    assert again["next_start_seconds"] < _BACK
+    certificate.write_bytes(good)
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("link up", count=_WORKERS + 1, within=_BACK))
+    assert "error: " not in own.gateway.log
+
+
 async def test_a_worker_that_hangs_is_named(own: Stage, health: int) -> None:
     """The status comes without it, and says so; the gateway is ready as long as one of them is."""
     victim = (await _status(health))["workers"][2]["pid"]
@@ -163,6 +199,25 @@ async def test_a_signal_to_all_of_them_drains(own: Stage) -> None:
     assert await anyio.to_thread.run_sync(own.gateway.wait) == 0
     assert len(own.gateway.events("stopped")) == _WORKERS
     assert not own.gateway.events("stopping at once")
+
+
+async def test_health_answers_until_the_last_worker_has_ended(own: Stage, health: int) -> None:
+    """Worker 0 has nothing to do any more, and who looks must not take the gateway for dead."""
+    first = await open_stream(own.tunnel.tls_endpoint())  # at worker 0, so that the call is at another
+    reply = await _begin_waiting(own.tunnel.tls_endpoint(), own.fixture, seconds=3.0)
+    await first.close()
+
+    os.kill(own.gateway.pid, signal.SIGTERM)
+
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("worker 0 leaves last"))
+    await anyio.to_thread.run_sync(lambda: own.gateway.wait_for("stopped"))
+    rows = (await _status(health))["workers"]
+    assert [row["link"] for row in rows] == ["stopping", "stopping", "not running"]
+    async with reply:
+        await reply.read_head()
+        assert "result" in await reply.json()
+    assert await anyio.to_thread.run_sync(own.gateway.wait) == 0
+    assert own.gateway.events("stopped")[-1]["worker"] == 0
 
 
 async def test_the_second_signal_ends_them_at_once(own: Stage) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-from sallyport.gateway.attendance import Attendance, SharedCounts, shared_table
+from sallyport.gateway.attendance import Attendance, SharedCounts, clear_row, shared_table
 
 
 def test_each_caller_has_his_own_part() -> None:
@@ -54,13 +54,16 @@ def test_workers_count_together() -> None:
     assert (first.of("cert:alice"), second.of("cert:alice")) == (1, 2)
 
 
-def test_a_worker_that_takes_anothers_place_starts_at_nothing() -> None:
-    """The callers of the one that died are gone; what the others have still counts."""
+def test_a_worker_that_has_ended_counts_nobody() -> None:
+    """Its callers are gone, also until another takes its place; what the others have still counts."""
     table = shared_table(2)
     dead, other = (Attendance(2, SharedCounts(table, row, b"key")) for row in range(2))
     assert dead.arrive("cert:alice")
     assert other.arrive("cert:alice")
     assert not other.arrive("cert:alice")
+    clear_row(table, 0)
+    assert other.arrive("cert:alice")
+    other.leave("cert:alice")
     heir = Attendance(2, SharedCounts(table, 0, b"key"))
     assert heir.arrive("cert:alice")
     assert not heir.arrive("cert:alice")

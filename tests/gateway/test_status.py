@@ -68,3 +68,16 @@ def test_files_that_were_not_taken_are_shown() -> None:
     facts = dict(parse_status(answer, "127.0.0.1:7421").facts)
 
     assert facts["new gateway files"] == "not taken: gw1.pem ends in the middle"
+
+
+def test_a_worker_without_a_link_is_named_with_the_reason() -> None:
+    """The link that is shown is one that is up, so what is wrong with another is told beside it."""
+    rows = [
+        {"worker": 0, "link": "up", "last_error": ""},
+        {"worker": 1, "link": "down", "last_error": "connection refused"},
+        {"worker": 2, "link": "not running"},
+    ]
+
+    facts = dict(parse_status({"gateway": "gw1", "workers": rows}, "127.0.0.1:7421").facts)
+
+    assert facts["workers"] == "3, 1 is down (connection refused), 2 is not running"

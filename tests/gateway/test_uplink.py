@@ -1,10 +1,11 @@
 """The uplink against a relay's end that a test drives: who is believed, and how often it is asked."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
@@ -13,19 +14,22 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sallyport.certs.authority import make_relay_authority
 from sallyport.certs.contexts import CaFile, link_server_context
 from sallyport.certs.storage import write_private, write_public
+from sallyport.gateway.door import Door
 from sallyport.gateway.errors import RelayRefused, RelayUnreachable
 from sallyport.gateway.uplink import Uplink, UplinkSettings, probe_link
 from sallyport.processes import free_port
-from sallyport.tunnel.events import Refusal
+from sallyport.tunnel.events import Hello, HelloAck, Opening, Refusal
 from sallyport.tunnel.frames import GoAwayReason, RefusalCode
 from sallyport.tunnel.mux import Side
 from sallyport.tunnel.net.link import Link
+from sallyport.tunnel.net.stream import Stream
 from sallyport.tunnel.net.tls import TlsTransport
 from sallyport.tunnel.net.websocket import WebSocketCarrier
 from sallyport.tunnel.tls_engine import TlsEngine
 from sallyport.tunnel.windows import MemoryBudget
+from tests.harness.http_hop import until
 from tests.harness.identity import DOMAIN, TestIdentity
-from tests.harness.link_pair import ACK, Owner
+from tests.harness.link_pair import ACK, Owner, Recorder
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +46,8 @@ class RelaysEnd(Owner):
         encoded = made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_private(key, encoded)
         self.links: list[Link] = []
+        self.hellos: list[Hello] = []
+        self.heard: Callable[[], object] = bool  # called for each HELLO, before it is answered
         self._context = link_server_context(certificate, key, identity.root)
         self._sends_away = sends_away
         self._came = asyncio.Event()
@@ -58,6 +64,11 @@ class RelaysEnd(Owner):
             handshake_timeout=5,
         )
 
+    def hello_received(self, link: Link, hello: Hello) -> HelloAck | Refusal:
+        self.hellos.append(hello)
+        self.heard()
+        return super().hello_received(link, hello)
+
     def link_ready(self, link: Link) -> None:
         super().link_ready(link)
         self.links.append(link)
@@ -70,6 +81,18 @@ class RelaysEnd(Owner):
         while len(self.links) < count:
             self._came.clear()
             await self._came.wait()
+
+
+class Waiting:
+    """A door behind which every stream waits."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+
+    def knock(self, stream: Stream, _opening: Opening) -> asyncio.Protocol:
+        """Let a caller in."""
+        self.streams.append(stream)
+        return asyncio.Protocol()
 
 
 @pytest.fixture
@@ -112,6 +135,8 @@ async def test_a_trial_link_brings_the_relays_clock(identity: TestIdentity, tmp_
         with anyio.fail_after(5):
             ack = await probe_link(settings, budget=MemoryBudget(1 << 20))
     assert ack.time == ACK.time
+    # The gateway may be running, and its callers are not to be given to the trial.
+    assert relay.hellos[0].max_streams == 0
 
 
 async def test_a_refusal_is_told_in_words(identity: TestIdentity, tmp_path: Path) -> None:
@@ -164,6 +189,46 @@ async def test_a_relay_that_sends_every_link_away_is_asked_ever_less(
                 await relay.links[0].closed
             tasks.cancel_scope.cancel()
     assert len(ceilings) >= 2
+
+
+async def test_a_link_that_was_sent_away_is_not_called_up(identity: TestIdentity, tmp_path: Path) -> None:
+    """It takes no streams any more, so until there is another one the gateway is not ready, and says why."""
+    relay = RelaysEnd(identity, tmp_path, sends_away=True)
+    async with serve(relay, identity) as settings:
+        uplink = Uplink(settings, None, budget=MemoryBudget(1 << 20), draw=lambda: 1.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(uplink.run)
+            with anyio.fail_after(10):
+                await relay.until_links(1)
+                await until(lambda: bool(uplink.state.last_error))
+            assert not uplink.state.connected
+            assert uplink.state.last_error == "the relay has sent the link away: shutdown"
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_link_that_comes_up_in_a_drain_takes_no_streams(
+    identity: TestIdentity, tmp_path: Path
+) -> None:
+    """The relay sent the first one away in the middle of a call; the second is left as soon as it is up."""
+    door, relay = Waiting(), RelaysEnd(identity, tmp_path)
+    async with serve(relay, identity) as settings:
+        uplink = Uplink(settings, cast(Door, door), budget=MemoryBudget(1 << 20), draw=lambda: 0.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(uplink.run)
+            with anyio.fail_after(10):
+                await relay.until_links(1)
+                call = relay.links[0].open_stream(Recorder(), Opening("0" * 16, "h", "192.0.2.1", b"x"))
+                await until(lambda: bool(door.streams))
+                relay.heard = lambda: tasks.start_soon(uplink.drain, 10)
+                relay.links[0].leave(GoAwayReason.SHUTDOWN)
+                await relay.until_links(2)
+                await until(lambda: relay.links[1].is_leaving)
+                assert not relay.links[0].closed.done(), "the call has its time"
+                call.close()
+                door.streams[0].close()
+                await relay.links[0].closed
+                await relay.links[1].closed
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_lost_link_is_made_again(identity: TestIdentity, tmp_path: Path) -> None:

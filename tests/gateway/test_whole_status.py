@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sallyport.gateway.whole_status import whole_readiness, whole_status
+from sallyport.gateway.whole_status import Absence, whole_readiness, whole_status
 from sallyport.tunnel.net.health import Readiness
 
 
@@ -45,12 +45,12 @@ def test_what_is_counted_is_added_up() -> None:
 
 def test_a_link_that_is_up_stands_for_all() -> None:
     """The gateway has a link when one worker has one; which one has none is in its row."""
-    whole: dict[str, Any] = whole_status([report(1, "down"), report(2), None])
-    assert whole["memory"]["total"] == 3 * 32
+    whole: dict[str, Any] = whole_status([report(1, "down"), report(2), Absence.SILENT, Absence.ENDED])
+    assert whole["memory"]["total"] == 4 * 32
     assert whole["relay"]["since"] == "t2"
     assert whole["certificates_not_taken"] == {"link": "half copied"}
     rows = [(row["worker"], row["link"]) for row in whole["workers"]]
-    assert rows == [(0, "down"), (1, "up"), (2, "silent")]
+    assert rows == [(0, "down"), (1, "up"), (2, "silent"), (3, "not running")]
 
 
 def test_without_any_link_the_first_ones_error_is_told() -> None:
@@ -69,12 +69,12 @@ def test_different_failures_are_all_told() -> None:
 def test_one_worker_that_is_ready_is_enough() -> None:
     """Callers are served, so a balancer or a supervisor must not act."""
     own = Readiness(ready=False, reasons=["no link"])
-    assert whole_readiness(own, [None, report(2)]).ready
-    assert whole_readiness(own, [None, report(2)]).reasons == []
+    assert whole_readiness(own, [Absence.SILENT, report(2)]).ready
+    assert whole_readiness(own, [Absence.SILENT, report(2)]).reasons == []
 
 
 def test_reasons_are_told_once() -> None:
     """Mostly all of them wait for the same relay."""
     own = Readiness(ready=False, reasons=["no link"])
-    others = [report(1, reasons=("no link",)), report(2, reasons=("stopping",)), None]
+    others = [report(1, reasons=("no link",)), report(2, reasons=("stopping",)), Absence.ENDED]
     assert whole_readiness(own, others) == Readiness(ready=False, reasons=["no link", "stopping"])

@@ -51,6 +51,10 @@ async def serve_until_signal(
                 tasks.start_soon(_cancel_after, partial(anext, signals), tasks.cancel_scope, log)
             await service.drain()
             tasks.cancel_scope.cancel()
+    if lifeline is not None:
+        # A terminal's second signal goes to this process as well, and would break into the interpreter's end.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)
     log.info("stopped")
 
 

@@ -51,7 +51,11 @@ def read_unread(transport: asyncio.BaseTransport | None) -> bytes:
         return b""
     pieces, total = [], 0
     # A socket object of our own, on a duplicate, because the transport's is not to be read from.
-    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+    try:
+        own = os.dup(descriptor)
+    except OSError:  # There are no descriptors left, and whoever is to hear of the end must hear of it.
+        return b""
+    with socket.socket(fileno=own) as duplicate:
         duplicate.setblocking(False)
         while total < _UNREAD_MOST:
             try:

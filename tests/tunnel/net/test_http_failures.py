@@ -1,6 +1,7 @@
 """One hop, as it should not go: failures are named, nothing is sent twice, no part passes for the whole."""
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -118,6 +119,20 @@ async def test_an_upstream_without_an_answer(script: Script, status: int, error:
                     assert record.failure is not None
                     assert isinstance(record.failure.error, error)
                     assert record.failure.connection is record.upstream is not None
+
+
+async def test_a_reset_is_told_though_there_are_no_descriptors_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server said before cannot be looked for, and nobody waits for the timeout because of that."""
+
+    def none_left(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with anyio.fail_after(PATIENCE):
+        async with serve(resets) as upstream, hop_to(upstream.address) as hop:
+            async with await Caller.connect(hop.address) as caller:
+                monkeypatch.setattr("sallyport.tunnel.net.unread.os.dup", none_left)
+                await caller.send(request(b"x"))
+                assert (await caller.reply()).status == 502
 
 
 async def test_a_dial_that_fails() -> None:
