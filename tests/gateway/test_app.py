@@ -23,6 +23,7 @@ from sallyport.config.loader import load_gateway
 from sallyport.gateway.app import App, start
 from sallyport.gateway.check import examine
 from sallyport.gateway.roll_call import RollAnswer
+from sallyport.gateway.roster import Roster
 from sallyport.gateway.workers import Worker
 from sallyport.processes import free_port
 from tests.harness.child_process import ChildProcess, run_sallyport, sallyport_command
@@ -92,10 +93,12 @@ async def test_the_gateway_is_ready_when_another_worker_is(directory: IdentityDi
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     far.setblocking(False)
+    roster = Roster(2)
+    roster.note(1, runs=True)
     other = RollAnswer(far, lambda: {"status": {}, "reasons": reasons}, loop=loop)
 
     with near, far, anyio.fail_after(20):
-        async with start(config, Worker(count=2, wires=(near,))) as app:
+        async with start(config, Worker(count=2, wires=(near,), roster=roster)) as app:
             assert app.health_address is not None
             host, port = app.health_address
             ready = f"http://{host}:{port}/readyz"

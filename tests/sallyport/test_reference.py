@@ -110,7 +110,7 @@ def test_defaults_are_written_as_a_file_has_them(value: float, kind: str, text: 
 _NO_LIMITS = {
     "connector/cli.py": {"DEFAULT_PORT"},
     "connector/local_request.py": {"_HTTP_PORT"},
-    "gateway/app.py": {"_DAY_SECONDS", "_WARN_DAYS", "_DRAIN_INTERVAL"},
+    "gateway/app.py": {"_DAY_SECONDS", "_WARN_DAYS", "_DRAIN_INTERVAL", "_COMPANY_INTERVAL"},
     "gateway/cli.py": {"_PIPE_WIDTH"},
     "gateway/keys.py": {"VERSION"},
     "gateway/workers.py": {"_LOOK_INTERVAL", "_NOTHING_DUE"},
