@@ -204,7 +204,7 @@ async def test_a_signal_to_all_of_them_drains(own: Stage) -> None:
 async def test_health_answers_until_the_last_worker_has_ended(own: Stage, health: int) -> None:
     """Worker 0 has nothing to do any more, and who looks must not take the gateway for dead."""
     first = await open_stream(own.tunnel.tls_endpoint())  # at worker 0, so that the call is at another
-    reply = await _begin_waiting(own.tunnel.tls_endpoint(), own.fixture, seconds=3.0)
+    reply = await _begin_waiting(own.tunnel.tls_endpoint(), own.fixture, seconds=6.0)
     await first.close()
 
     os.kill(own.gateway.pid, signal.SIGTERM)
