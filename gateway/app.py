@@ -228,7 +228,7 @@ class App:
         """Answer for the gateway's health until no other worker runs, however long one of them takes."""
         while True:
             await anyio.sleep(_COMPANY_INTERVAL)
-            if not self._worker.has_to_wait:
+            if not self._worker.others_are_leaving:
                 return
 
     def _make_contexts(self) -> DoorContexts:

@@ -46,6 +46,8 @@ app = typer.Typer(
 app.add_typer(keys, name="keys", help="Make, list and revoke API keys.")
 
 _PIPE_WIDTH: Final = 1000
+# What a worker may end of by the operator's doing; anything else is a mistake of ours and has a traceback.
+_REFUSALS: Final = (CertificateError, GatewayError, TunnelError)
 
 log = structlog.get_logger("sallyport.gateway")
 
@@ -62,9 +64,13 @@ def run(config: ConfigOption = None) -> None:
         share_log(worker=worker.index)
     try:
         anyio.run(run_gateway, settings, worker, backend_options={"use_uvloop": wants_uvloop()})
-    except (CertificateError, GatewayError, TunnelError, ExceptionGroup) as error:
-        if not worker.joins or not _is_told_in_the_log(error):
+    except Exception as error:
+        refusals = list(causes_of(error))
+        if not worker.joins or not all(isinstance(each, _REFUSALS) for each in refusals):
             raise
+        # Nobody reads the standard error of a worker that was started while its gateway runs.
+        for each in refusals:
+            log.error("worker cannot start", reason=str(each), hint=getattr(each, "hint", ""))
         raise typer.Exit(1) from error
 
 
@@ -97,21 +103,6 @@ def status(config: ConfigOption = None, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(answer, indent=2))
         return
     _print_status(parse_status(answer, str(settings.health)))
-
-
-def _is_told_in_the_log(error: Exception) -> bool:
-    """
-    Say in the log why a worker cannot run whose gateway does: nobody reads its standard error any more.
-
-    Returns:
-        False for a mistake of ours, which has a traceback.
-    """
-    causes = list(causes_of(error))
-    if not all(isinstance(cause, CertificateError | GatewayError | TunnelError) for cause in causes):
-        return False
-    for cause in causes:
-        log.error("worker cannot start", reason=str(cause), hint=getattr(cause, "hint", ""))
-    return True
 
 
 async def _all_findings(config: GatewayConfig) -> list[Finding]:

@@ -6,7 +6,6 @@ since it is the one that is told when a worker ends; the others look when they n
 """
 
 import mmap
-from collections.abc import Sequence
 from typing import Final
 
 _NO, _YES = 0, 1
@@ -41,6 +40,6 @@ class Roster:
         """Whether the gateway is about to end."""
         return self._bytes[self._count] == _YES
 
-    def others(self, index: int) -> Sequence[int]:
-        """Return which workers run, beside one."""
-        return [other for other in range(self._count) if other != index and self.runs(other)]
+    def others_run(self, index: int) -> bool:
+        """Say whether any worker runs, beside one."""
+        return any(self.runs(other) for other in range(self._count) if other != index)

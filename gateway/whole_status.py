@@ -14,6 +14,7 @@ from sallyport.tunnel.net.health import Readiness
 Report = Mapping[str, Any]
 """What one worker says of itself, as JSON: its ``status``, and the ``reasons`` why it is not ready."""
 
+
 class Absence(StrEnum):
     """Why a worker says nothing; told in the place of its link."""
 

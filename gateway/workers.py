@@ -112,11 +112,9 @@ class Worker:
         return self.roster is not None and self.roster.runs(index)
 
     @property
-    def has_to_wait(self) -> bool:
-        """Whether this one leaves last: worker 0 of a gateway that is leaving, while others still run."""
-        if self.index or self.roster is None:
-            return False
-        return self.roster.is_leaving and bool(self.roster.others(self.index))
+    def others_are_leaving(self) -> bool:
+        """Whether the gateway is about to end and other workers of it still run."""
+        return self.roster is not None and self.roster.is_leaving and self.roster.others_run(self.index)
 
     def tell_started(self) -> None:
         """Tell the first process, if it waits for that, that this worker is up."""

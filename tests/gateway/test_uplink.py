@@ -128,6 +128,24 @@ def settings_for(identity: TestIdentity, ca: Path, port: int) -> UplinkSettings:
     )
 
 
+@asynccontextmanager
+async def running(
+    relay: RelaysEnd,
+    identity: TestIdentity,
+    *,
+    door: Door | None = None,
+    draw: Callable[[], float] = lambda: 0.0,
+) -> AsyncIterator[Uplink]:
+    """Run an uplink to a relay on loopback, for ten seconds at most."""
+    async with serve(relay, identity) as settings:
+        uplink = Uplink(settings, door, budget=MemoryBudget(1 << 20), draw=draw)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(uplink.run)
+            with anyio.fail_after(10):
+                yield uplink
+            tasks.cancel_scope.cancel()
+
+
 async def test_a_trial_link_brings_the_relays_clock(identity: TestIdentity, tmp_path: Path) -> None:
     """A probe makes a link, reads the ACK and closes."""
     relay = RelaysEnd(identity, tmp_path)
@@ -180,30 +198,20 @@ async def test_a_relay_that_sends_every_link_away_is_asked_ever_less(
         return 0.0  # no jitter, so that the test need not wait; that it is asked for is the point
 
     relay = RelaysEnd(identity, tmp_path, sends_away=True)
-    async with serve(relay, identity) as settings:
-        uplink = Uplink(settings, None, budget=MemoryBudget(1 << 20), draw=draw)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(uplink.run)
-            with anyio.fail_after(10):
-                await relay.until_links(3)
-                await relay.links[0].closed
-            tasks.cancel_scope.cancel()
+    async with running(relay, identity, draw=draw):
+        await relay.until_links(3)
+        await relay.links[0].closed
     assert len(ceilings) >= 2
 
 
 async def test_a_link_that_was_sent_away_is_not_called_up(identity: TestIdentity, tmp_path: Path) -> None:
     """It takes no streams any more, so until there is another one the gateway is not ready, and says why."""
     relay = RelaysEnd(identity, tmp_path, sends_away=True)
-    async with serve(relay, identity) as settings:
-        uplink = Uplink(settings, None, budget=MemoryBudget(1 << 20), draw=lambda: 1.0)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(uplink.run)
-            with anyio.fail_after(10):
-                await relay.until_links(1)
-                await until(lambda: bool(uplink.state.last_error))
-            assert not uplink.state.connected
-            assert uplink.state.last_error == "the relay has sent the link away: shutdown"
-            tasks.cancel_scope.cancel()
+    async with running(relay, identity, draw=lambda: 1.0) as uplink:
+        await relay.until_links(1)
+        await until(lambda: bool(uplink.state.last_error))
+        assert not uplink.state.connected
+        assert uplink.state.last_error == "the relay has sent the link away: shutdown"
 
 
 async def test_a_link_that_comes_up_in_a_drain_takes_no_streams(
@@ -211,36 +219,29 @@ async def test_a_link_that_comes_up_in_a_drain_takes_no_streams(
 ) -> None:
     """The relay sent the first one away in the middle of a call; the second is left as soon as it is up."""
     door, relay = Waiting(), RelaysEnd(identity, tmp_path)
-    async with serve(relay, identity) as settings:
-        uplink = Uplink(settings, cast(Door, door), budget=MemoryBudget(1 << 20), draw=lambda: 0.0)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(uplink.run)
-            with anyio.fail_after(10):
-                await relay.until_links(1)
-                call = relay.links[0].open_stream(Recorder(), Opening("0" * 16, "h", "192.0.2.1", b"x"))
-                await until(lambda: bool(door.streams))
-                relay.heard = lambda: tasks.start_soon(uplink.drain, 10)
-                relay.links[0].leave(GoAwayReason.SHUTDOWN)
-                await relay.until_links(2)
-                await until(lambda: relay.links[1].is_leaving)
-                assert not relay.links[0].closed.done(), "the call has its time"
-                call.close()
-                door.streams[0].close()
-                await relay.links[0].closed
-                await relay.links[1].closed
-            tasks.cancel_scope.cancel()
+    async with (
+        running(relay, identity, door=cast(Door, door)) as uplink,
+        anyio.create_task_group() as tasks,
+    ):
+        await relay.until_links(1)
+        call = relay.links[0].open_stream(Recorder(), Opening("0" * 16, "h", "192.0.2.1", b"x"))
+        await until(lambda: bool(door.streams))
+        relay.heard = lambda: tasks.start_soon(uplink.drain, 10)
+        relay.links[0].leave(GoAwayReason.SHUTDOWN)
+        await relay.until_links(2)
+        await until(lambda: relay.links[1].is_leaving)
+        assert not relay.links[0].closed.done(), "the call has its time"
+        call.close()
+        door.streams[0].close()
+        await relay.links[0].closed
+        await relay.links[1].closed
 
 
 async def test_a_lost_link_is_made_again(identity: TestIdentity, tmp_path: Path) -> None:
     """When the relay drops the link the gateway notices, says so, and dials again."""
     relay = RelaysEnd(identity, tmp_path)
-    async with serve(relay, identity) as settings:
-        uplink = Uplink(settings, None, budget=MemoryBudget(1 << 20), draw=lambda: 0.0)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(uplink.run)
-            with anyio.fail_after(10):
-                await relay.until_links(1)
-                relay.links[0].close(GoAwayReason.SHUTDOWN)
-                await relay.until_links(2)
-            assert uplink.state.clock_offset is not None
-            tasks.cancel_scope.cancel()
+    async with running(relay, identity) as uplink:
+        await relay.until_links(1)
+        relay.links[0].close(GoAwayReason.SHUTDOWN)
+        await relay.until_links(2)
+        assert uplink.state.clock_offset is not None

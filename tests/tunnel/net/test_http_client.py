@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -11,10 +11,8 @@ import pytest
 
 from sallyport.tunnel.errors import BodyTruncated, TlsFailed
 from sallyport.tunnel.http1 import END_OF_MESSAGE, EndOfMessage, ResponseEvent, ResponseHead
-from sallyport.tunnel.net import http_client
 from sallyport.tunnel.net.http_client import ClientPool, UpstreamConnection
 from sallyport.tunnel.net.http_forward import ForwardFailure
-from sallyport.tunnel.net.unread import unread_among
 from tests.harness.http_hop import (
     PATIENCE,
     Caller,
@@ -148,15 +146,8 @@ class StandingLoop:
         return getattr(self._loop, name)
 
 
-async def test_connections_are_looked_at_together_and_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_looked_at_together_and_once_a_turn(looks: list[int]) -> None:
     """Four are idle and two have ended unheard: one look, the two others are lent, then it is dialled."""
-    looks: list[int] = []
-
-    def look(descriptors: list[int]) -> Collection[int]:
-        looks.append(len(descriptors))
-        return unread_among(descriptors)
-
-    monkeypatch.setattr(http_client, "unread_among", look)
     running = asyncio.get_running_loop()
     loop = StandingLoop(running)
     dialled = 0
